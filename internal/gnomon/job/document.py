@@ -1,0 +1,327 @@
+"""A definition as a JSON document: the shape the API speaks and the database keeps, in one place.
+
+The document uses the names of the API. Instants are RFC 3339 texts, durations are seconds. Types are assumed to be
+those of the API's schema; every rule about values is checked here or in the values themselves (InvalidJob).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from gnomon.job.errors import FieldError, InvalidJob
+from gnomon.job.model import Definition, Delivery, Misfire, MisfirePolicy, Overlap
+from gnomon.job.retry import RetryPolicy
+from gnomon.job.schedule import At, Cron, Every, Schedule, Timing, parse_cron
+from gnomon.job.target import BasicAuth, BearerAuth, HttpTarget
+
+Document = dict[str, Any]
+Value = TypeVar("Value")
+
+MASK = "***"
+SCHEDULE_FIELDS = ("cron_schedule", "interval_seconds", "execute_at", "delay_seconds")
+MAX_TIMEOUT_SECONDS = 86_400
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+def read_definition(document: Mapping[str, Any], *, now: datetime) -> Definition:
+    """The definition that a complete document describes.
+
+    `now` anchors an interval that has neither `anchor_at` nor `starts_at`, and is what `delay_seconds` counts from.
+    Raises InvalidJob with every broken rule it found.
+    """
+    errors: list[FieldError] = []
+
+    def part(read: Callable[[], Value], pointer: str = "") -> Value | None:
+        try:
+            return read()
+        except InvalidJob as error:
+            errors.extend(error.under(pointer).errors)
+            return None
+
+    target = part(lambda: _read_target(document))
+    timing = part(lambda: _read_timing(document, now))
+    retry = part(lambda: _read_retry(document.get("retry") or {}))
+    misfire = part(lambda: _read_misfire(document.get("misfire") or {}), "/misfire")
+    name = part(lambda: _read_name(document.get("name")))
+    tags = part(lambda: _read_tags(document.get("tags") or []))
+    timeout = part(lambda: _read_timeout(document.get("timeout_seconds", 30)))
+    overlap = part(lambda: _choice(Overlap, document.get("overlap", Overlap.SKIP), "/overlap"))
+    delivery = part(lambda: _choice(Delivery, document.get("delivery", Delivery.AT_LEAST_ONCE), "/delivery"))
+    if errors:
+        raise InvalidJob(errors)
+    assert target and timing and retry and misfire and timeout and overlap and delivery and tags is not None
+    return Definition(
+        target=target,
+        timing=timing,
+        name=name,
+        tags=tags,
+        timeout=timeout,
+        retry=retry,
+        misfire=misfire,
+        overlap=overlap,
+        delivery=delivery,
+    )
+
+
+def write_definition(definition: Definition, *, secrets: bool) -> Document:
+    """The complete document, every policy with its value. Without `secrets` they read "***"."""
+    return {
+        "type": definition.target.kind,
+        "name": definition.name,
+        **_write_timing(definition.timing),
+        "tags": list(definition.tags),
+        "http_job": _write_http(definition.target, secrets),
+        "timeout_seconds": plain_seconds(definition.timeout),
+        "retry": {
+            "max_attempts": definition.retry.max_attempts,
+            "initial_seconds": plain_seconds(definition.retry.initial),
+            "multiplier": definition.retry.multiplier,
+            "max_seconds": plain_seconds(definition.retry.maximum),
+            "jitter": definition.retry.jitter,
+        },
+        "misfire": {
+            "policy": definition.misfire.policy.value,
+            "grace_seconds": plain_seconds(definition.misfire.grace),
+            "limit": definition.misfire.limit,
+        },
+        "overlap": definition.overlap.value,
+        "delivery": definition.delivery.value,
+    }
+
+
+def merge_patch(document: Document, patch: Mapping[str, Any]) -> Document:
+    """RFC 7396, with two rules of ours: naming one kind of schedule drops the others, and "***" keeps the secret."""
+    merged = _merged(document, patch)
+    named = [field for field in SCHEDULE_FIELDS if patch.get(field) is not None]
+    if named and any(patch[field] != document.get(field) for field in named):
+        for field in (*SCHEDULE_FIELDS, "anchor_at", *(() if "cron_schedule" in named else ("timezone",))):
+            if field not in patch:
+                merged.pop(field, None)
+    elif patch.get("starts_at", document.get("starts_at")) != document.get("starts_at"):
+        merged.pop("anchor_at", None)  # an interval is anchored at its start, so a new start moves it
+    if isinstance(merged.get("http_job"), dict):
+        _keep_masked(merged["http_job"], document.get("http_job") or {})
+    return merged
+
+
+def parse_instant(text: str, pointer: str) -> datetime:
+    """An RFC 3339 instant in UTC. Raises InvalidJob at `pointer`; without an offset it is refused, not guessed."""
+    hint = "write it like 2030-01-01T09:00:00Z"
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidJob.at(pointer, f"{text[:40]!r} is not an RFC 3339 instant", hint) from error
+    if instant.tzinfo is None:
+        raise InvalidJob.at(pointer, f"{text[:40]!r} has no UTC offset", hint)
+    if not 2000 <= instant.year <= 2200:
+        raise InvalidJob.at(pointer, "must lie between the years 2000 and 2200")
+    return instant.astimezone(UTC)
+
+
+def format_instant(instant: datetime) -> str:
+    """RFC 3339 in UTC, with as many digits of a second as are needed."""
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def plain_seconds(duration: timedelta) -> int | float:
+    """Seconds, whole where they are."""
+    total = duration.total_seconds()
+    return int(total) if total.is_integer() else total
+
+
+def _merged(document: Mapping[str, Any], patch: Mapping[str, Any]) -> Document:
+    result = dict(document)
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping):
+            below = result.get(key)
+            result[key] = _merged(below if isinstance(below, Mapping) else {}, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _keep_masked(new: Document, old: Mapping[str, Any]) -> None:
+    new_auth, old_auth = new.get("auth") or {}, old.get("auth") or {}
+    for field in ("password", "token"):
+        if new_auth.get(field) == MASK and field in old_auth:
+            new_auth[field] = old_auth[field]
+
+
+def _read_target(document: Mapping[str, Any]) -> HttpTarget:
+    kind = document.get("type")
+    if kind != "HTTP":
+        raise InvalidJob.at("/type", f"{kind!r} is not a kind of job known here", "known: 'HTTP'")
+    http = document.get("http_job")
+    if http is None:
+        raise InvalidJob.at("/http_job", "is missing: it says what an HTTP job calls")
+    try:
+        return HttpTarget(
+            url=http["url"],
+            method=http.get("method", "POST").upper(),
+            headers=http.get("headers") or {},
+            body=http.get("body"),
+            valid_response_codes=frozenset(http.get("valid_response_codes") or ()),
+            auth=_read_auth(http.get("auth")),
+        )
+    except InvalidJob as error:
+        raise error.under("/http_job") from error
+
+
+def _read_auth(auth: Mapping[str, Any] | None) -> BasicAuth | BearerAuth | None:
+    kind = (auth or {"type": "none"}).get("type", "none")
+    fields = {key: value for key, value in (auth or {}).items() if key != "type"}
+    wanted = {"none": set(), "basic": {"username", "password"}, "bearer": {"token"}}.get(kind)
+    if wanted is None:
+        raise InvalidJob.at("/auth/type", f"must be none, basic or bearer, not {kind!r}")
+    if missing := sorted(wanted - set(fields)):
+        raise InvalidJob.at(f"/auth/{missing[0]}", f"is missing for auth of type {kind}")
+    if extra := sorted(set(fields) - wanted):
+        raise InvalidJob.at(f"/auth/{extra[0]}", f"does not belong to auth of type {kind}")
+    if MASK in (fields.get("password"), fields.get("token")):
+        raise InvalidJob.at("/auth", f'"{MASK}" stands for a stored secret, and none is stored here')
+    try:
+        if kind == "basic":
+            return BasicAuth(**fields)
+        return BearerAuth(**fields) if kind == "bearer" else None
+    except InvalidJob as error:
+        raise error.under("/auth") from error
+
+
+def _read_timing(document: Mapping[str, Any], now: datetime) -> Timing:
+    starts_at = _optional_instant(document, "starts_at")
+    return Timing(
+        schedule=_read_schedule(document, now, starts_at),
+        starts_at=starts_at,
+        ends_at=_optional_instant(document, "ends_at"),
+        spread_seconds=document.get("spread_seconds") or 0,
+    )
+
+
+def _read_schedule(document: Mapping[str, Any], now: datetime, starts_at: datetime | None) -> Schedule:
+    given = [field for field in SCHEDULE_FIELDS if document.get(field) is not None]
+    if len(given) != 1:
+        known = ", ".join(SCHEDULE_FIELDS)
+        detail = f"{' and '.join(given)} exclude each other" if given else f"no schedule: give one of {known}"
+        raise InvalidJob.at(f"/{given[1]}" if given else "/cron_schedule", detail, "a job has exactly one schedule")
+    value = document[given[0]]
+    anchor_at = _optional_instant(document, "anchor_at") or starts_at or now
+    match given[0]:
+        case "cron_schedule":
+            return parse_cron(value, timezone=document.get("timezone") or "UTC", anchor_at=anchor_at)
+        case "interval_seconds":
+            _refuse_timezone(document)
+            return Every(seconds=value, anchor_at=anchor_at)
+        case "delay_seconds":
+            _refuse_timezone(document)
+            return At(now + timedelta(seconds=_bounded(value, 0, 10**9, "/delay_seconds")))
+        case _:
+            _refuse_timezone(document)
+            return At(parse_instant(value, "/execute_at"))
+
+
+def _refuse_timezone(document: Mapping[str, Any]) -> None:
+    if document.get("timezone") not in (None, "UTC"):
+        raise InvalidJob.at("/timezone", "only a cron_schedule has a time zone", "leave it out")
+
+
+def _write_timing(timing: Timing) -> Document:
+    document: Document = {"timezone": "UTC"}
+    match timing.schedule:
+        case Cron(expression=expression, timezone=timezone):
+            document |= {"cron_schedule": expression, "timezone": timezone}
+        case Every(seconds=seconds, anchor_at=anchor_at):
+            document |= {"interval_seconds": seconds, "anchor_at": format_instant(anchor_at)}
+        case At(at=at):
+            document |= {"execute_at": format_instant(at)}
+    for field, instant in (("starts_at", timing.starts_at), ("ends_at", timing.ends_at)):
+        if instant is not None:
+            document[field] = format_instant(instant)
+    return document | {"spread_seconds": timing.spread_seconds}
+
+
+def _write_http(target: HttpTarget, secrets: bool) -> Document:
+    return {
+        "url": target.url,
+        "method": target.method,
+        "headers": dict(target.headers),
+        "body": target.body,
+        "valid_response_codes": sorted(target.valid_response_codes),
+        "auth": _write_auth(target.auth, secrets),
+    }
+
+
+def _write_auth(auth: BasicAuth | BearerAuth | None, secrets: bool) -> Document:
+    match auth:
+        case BasicAuth(username=username, password=password):
+            return {"type": "basic", "username": username, "password": password if secrets else MASK}
+        case BearerAuth(token=token):
+            return {"type": "bearer", "token": token if secrets else MASK}
+        case None:
+            return {"type": "none"}
+
+
+def _read_retry(retry: Mapping[str, Any]) -> RetryPolicy:
+    known = {
+        "max_attempts": retry.get("max_attempts"),
+        "initial": _optional_seconds(retry, "initial_seconds", "/retry"),
+        "multiplier": retry.get("multiplier"),
+        "maximum": _optional_seconds(retry, "max_seconds", "/retry"),
+        "jitter": retry.get("jitter"),
+    }
+    return RetryPolicy(**{key: value for key, value in known.items() if value is not None})
+
+
+def _read_misfire(misfire: Mapping[str, Any]) -> Misfire:
+    default = Misfire()
+    grace = _optional_seconds(misfire, "grace_seconds", "")
+    return Misfire(
+        policy=_choice(MisfirePolicy, misfire.get("policy", default.policy), "/policy"),
+        grace=default.grace if grace is None else grace,
+        limit=int(_bounded(misfire.get("limit", default.limit), 1, 10_000, "/limit")),
+    )
+
+
+def _optional_seconds(document: Mapping[str, Any], field: str, parent: str) -> timedelta | None:
+    value = document.get(field)
+    return None if value is None else timedelta(seconds=_bounded(value, 0, 86_400, f"{parent}/{field}"))
+
+
+def _optional_instant(document: Mapping[str, Any], field: str) -> datetime | None:
+    value = document.get(field)
+    return None if value is None else parse_instant(value, f"/{field}")
+
+
+def _bounded(value: float, low: float, high: float, pointer: str) -> float:
+    if not low <= value <= high:
+        raise InvalidJob.at(pointer, f"must lie between {low} and {high}, not {value}")
+    return value
+
+
+def _choice(kind: Callable[[str], Value], value: str, pointer: str) -> Value:
+    try:
+        return kind(value)
+    except ValueError as error:
+        known = ", ".join(str(member) for member in kind)  # type: ignore[attr-defined]
+        raise InvalidJob.at(pointer, f"must be one of {known}, not {str(value)[:40]!r}") from error
+
+
+def _read_name(name: str | None) -> str | None:
+    if name is None or NAME.fullmatch(name):
+        return name
+    raise InvalidJob.at("/name", "must be 1 to 200 letters, digits, '.', '_' or '-', and begin with a letter or digit")
+
+
+def _read_tags(tags: list[str]) -> tuple[str, ...]:
+    if len(tags) > 50:
+        raise InvalidJob.at("/tags", f"{len(tags)} tags; at most 50 are allowed")
+    for index, tag in enumerate(tags):
+        if not 1 <= len(tag) <= 100 or any(ord(char) < 32 or 0xD800 <= ord(char) <= 0xDFFF for char in tag):
+            raise InvalidJob.at(f"/tags/{index}", "must be 1 to 100 characters without control characters")
+    return tuple(dict.fromkeys(tags))
+
+
+def _read_timeout(seconds: float) -> timedelta:
+    return timedelta(seconds=_bounded(seconds, 0.1, MAX_TIMEOUT_SECONDS, "/timeout_seconds"))

@@ -1,0 +1,76 @@
+"""Every error a caller can act on.
+
+GnomonError
+├── InvalidJob            a definition breaks a rule: names each field, and how to mend it
+├── NotFound              no such job or execution
+├── Conflict              the request does not fit the present state
+│   ├── NameTaken         another job bears the name
+│   └── RevisionMismatch  the job changed since the caller read it
+├── Unavailable           the database or the broker does not answer now; try again
+└── ConfigurationError    a setting is wrong: the process can't start with it
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldError:
+    """One broken rule. `pointer` is a JSON pointer (RFC 6901) into the job as the API shows it."""
+
+    pointer: str
+    detail: str
+    hint: str | None = None
+
+    def under(self, parent: str) -> "FieldError":
+        """The same error seen from the object that holds the field."""
+        return FieldError(pointer=f"{parent}{self.pointer}", detail=self.detail, hint=self.hint)
+
+
+class GnomonError(Exception):
+    """The root: whatever Gnomon raises on purpose."""
+
+
+class InvalidJob(GnomonError):
+    """A definition breaks one or more rules; nothing was stored."""
+
+    def __init__(self, errors: Iterable[FieldError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("; ".join(f"{error.pointer or '/'}: {error.detail}" for error in self.errors))
+
+    @classmethod
+    def at(cls, pointer: str, detail: str, hint: str | None = None) -> "InvalidJob":
+        """The common case: one field, one reason."""
+        return cls([FieldError(pointer=pointer, detail=detail, hint=hint)])
+
+    def under(self, parent: str) -> "InvalidJob":
+        """The same errors seen from the object that holds the fields."""
+        return InvalidJob(error.under(parent) for error in self.errors)
+
+
+class NotFound(GnomonError):
+    """No job or execution bears this id (or it was deleted)."""
+
+
+class Conflict(GnomonError):
+    """The request is well formed but does not fit the present state."""
+
+
+class NameTaken(Conflict):
+    """Another living job bears this name."""
+
+
+class RevisionMismatch(Conflict):
+    """The job changed since the caller read it."""
+
+
+class Unavailable(GnomonError):
+    """A server this process depends on does not answer now; the same call may succeed later."""
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message)
+
+
+class ConfigurationError(GnomonError):
+    """A setting is missing or wrong; the message names it and what to write instead."""

@@ -1,0 +1,300 @@
+"""What the rooms need of each other, grouped by who uses it. `bootstrap` hands the implementations over.
+
+The verbs of ExecutionStore are the arrows of the state machine in docs/protocol.md. Each is atomic, and each but
+`dispatch` is one statement. All of them raise Unavailable when the store does not answer.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Generic, Protocol, TypeVar
+from uuid import UUID
+
+from gnomon.job.model import Definition, Execution, Job, JobStatus, State
+from gnomon.job.plan import DueJob, Plan
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page(Generic[Item]):
+    """One page of a list. `cursor` continues it; None when it was the last."""
+
+    items: Sequence[Item]
+    cursor: str | None
+
+
+
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobQuery:
+    """Which jobs to list, newest first. A job must bear every tag of `tags`."""
+
+    limit: int = 50
+    cursor: str | None = None
+    offset: int = 0
+    status: JobStatus | None = None
+    kind: str | None = None
+    tags: Collection[str] = ()
+    name_contains: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionQuery:
+    """Which executions to list, newest first."""
+
+    limit: int = 50
+    cursor: str | None = None
+    offset: int = 0
+    states: Collection[State] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewJob:
+    """A job about to be born."""
+
+    id: UUID
+    definition: Definition
+    next_run: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobChange:
+    """The next revision of a job, decided while its row was locked."""
+
+    definition: Definition
+    status: JobStatus
+    next_run: datetime | None
+
+
+class JobStore(Protocol):
+    """Job definitions. Changes that make a moment due sooner wake the schedulers."""
+
+    def create(self, prepare: Callable[[datetime], NewJob]) -> Job:
+        """Stores what `prepare` makes of the store's clock. Raises NameTaken."""
+
+    def get(self, job_id: UUID) -> Job:
+        """Raises NotFound, also for a deleted job."""
+
+    def get_by_name(self, name: str) -> Job:
+        """Raises NotFound, also for a deleted job."""
+
+    def list(self, query: JobQuery) -> Page[Job]:
+        """Living jobs, newest first."""
+
+    def update(self, job_id: UUID, decide: Callable[[Job, datetime], JobChange]) -> Job:
+        """Applies what `decide` makes of the job, under its row lock, and of the store's clock.
+
+        Raises NotFound, NameTaken, and whatever `decide` raises; then nothing changed.
+        """
+
+    def delete(self, job_id: UUID) -> None:
+        """Stops the schedule and cancels what is waiting or pending. Raises NotFound."""
+
+
+class HistoryStore(Protocol):
+    """What became of executions."""
+
+    def list(self, job_id: UUID, query: ExecutionQuery) -> Page[Execution]:
+        """Newest first. Raises NotFound if there never was such a job."""
+
+    def tallies(self) -> Sequence["Tally"]:
+        """What all workers counted since the beginning, summed over the processes."""
+
+
+DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """How often attempts of one kind ended one way.
+
+    `outcome` is 'started', or the state an attempt led to, or 'retried' or 'lost'. `duration_buckets` are not
+    cumulative: one count for each bound of DURATION_BUCKETS (seconds) and one for what took longer.
+    """
+
+    kind: str
+    outcome: str
+    count: int
+    duration_sum: float
+    duration_buckets: Sequence[int]
+
+
+
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hold:
+    """A job whose schedule could not be computed: it is left alone for a while, and the reason shown."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dispatched:
+    """What one dispatch did. `published` maps each queue to the ids to publish now, in order of their moments.
+
+    `full`: there may be more that is due. `behind`: some job was left with moments that are due already.
+    """
+
+    jobs: int
+    published: Mapping[str, Sequence[UUID]]
+    held: Mapping[UUID, str]
+    full: bool
+    behind: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """A worker's right to one attempt. (id, attempt) is the fencing token of every later step."""
+
+    id: UUID
+    attempt: int
+    job_id: UUID
+    revision: int
+    failures: int
+    scheduled_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """Names one attempt; stale as soon as another claim raised the attempt."""
+
+    id: UUID
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """How an attempt ended. `state` is final, or PENDING for a retry `delay` from now."""
+
+    token: Token
+    state: State
+    duration: timedelta
+    delay: timedelta = timedelta(0)
+    failed: bool = False
+    error_code: str | None = None
+    error_message: str | None = None
+    response_status: int | None = None
+    response_excerpt: str | None = None
+
+    def without_texts(self) -> "Record":
+        """The same verdict with nothing a target wrote: what is stored when the store refuses the texts."""
+        return Record(
+            token=self.token,
+            state=self.state,
+            duration=self.duration,
+            delay=self.delay,
+            failed=self.failed,
+            error_code="unrecordable",
+            error_message="the outcome could not be stored with the target's own texts",
+            response_status=self.response_status,
+        )
+
+
+class Unrecordable(Exception):  # noqa: N818 - a verdict on the rows, not a failure of the store
+    """The store refuses these rows as they are; a smaller group or shorter texts may pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescued:
+    """How many lost attempts each way out took."""
+
+    requeued: int = 0
+    failed: int = 0
+    unknown: int = 0
+    cancelled: int = 0
+    promoted: int = 0
+
+    @property
+    def total(self) -> int:
+        """Rows that changed."""
+        return self.requeued + self.failed + self.unknown + self.cancelled + self.promoted
+
+
+PlanBatch = Callable[[Sequence[DueJob], datetime], Sequence[Plan | Hold]]
+
+
+class DispatchStore(Protocol):
+    """The scheduler's side of executions."""
+
+    def dispatch(self, decide: PlanBatch, *, limit: int) -> Dispatched:
+        """D: creates what is due of up to `limit` jobs and advances them, in one transaction.
+
+        `decide` gets the due jobs and the store's clock, and answers one plan for each, in order. The publish slots of
+        what is returned are taken: publish them, or give the slots back with `return_slots`.
+        """
+
+    def republish(self, *, limit: int) -> Mapping[str, Sequence[UUID]]:
+        """R1: takes the next publish slot of pending executions whose last message has had its time."""
+
+    def return_slots(self, ids: Collection[UUID]) -> None:
+        """Makes pending executions due for `republish` at once: their message was not, or will not be, heard."""
+
+    def rescue(self, *, grace: timedelta, spare: timedelta | None) -> Rescued:
+        """R2: ends or requeues attempts whose lease ended more than `grace` ago.
+
+        With `spare`, those that ended less than that ago are left to workers that still live.
+        """
+
+    def seconds_until_next(self) -> float | None:
+        """Time until the earliest next run, publish or lease end by the store's clock; None when nothing is ahead."""
+
+
+class ExecutionStore(Protocol):
+    """The worker's side of executions."""
+
+    def claim(self, ids: Collection[UUID], *, delivery: UUID, lease: timedelta, worker: str) -> Sequence[Claimed]:
+        """C: takes the right to one attempt of each execution that is pending and due; the others are dropped.
+
+        Calling again with the same `delivery` after a lost reply returns what the first call had claimed.
+        """
+
+    def definitions(self, revisions: Collection[tuple[UUID, int]]) -> Mapping[tuple[UUID, int], Definition]:
+        """The definitions of (job id, revision). One that can't be read is left out."""
+
+    def start(self, tokens: Collection[Token], *, delivery: UUID, margin: timedelta) -> set[UUID]:
+        """S: marks the effect as started where the attempt still holds a lease of at least `margin`.
+
+        Only the ids returned may be sent.
+        """
+
+    def record(self, records: Sequence[Record], *, instance: UUID) -> set[UUID]:
+        """W: writes outcomes where the attempt is still the newest; returns the ids written (now, or by a call whose
+        reply was lost). Raises Unrecordable when the rows themselves are refused."""
+
+    def renew(self, tokens: Collection[Token], *, lease: timedelta) -> set[UUID]:
+        """Extends the leases of attempts that are still the newest; returns those extended."""
+
+    def cancel_requested(self, tokens: Collection[Token]) -> set[UUID]:
+        """Which of these attempts should be aborted."""
+
+    def release(self, tokens: Collection[Token], *, delay: timedelta) -> set[UUID]:
+        """L: gives attempts back whose effect has not started; no failure is counted."""
+
+    def return_slots(self, ids: Collection[UUID]) -> None:
+        """As DispatchStore.return_slots: for ids of a message that this worker will not admit."""
+
+
+class Waker(Protocol):
+    """Sleeps until a moment that another process announced, or the time is up."""
+
+    def wait(self, timeout: timedelta) -> None:
+        """Returns early when a moment before the end of the wait was announced, or when `wake` is called."""
+
+    def wake(self) -> None:
+        """Ends the wait; safe in a signal handler."""
+
+
+class ExecutionQueue(Protocol):
+    """Carries ids to workers. It may lose, repeat or reorder them: a message is a hint."""
+
+    def publish(self, queue: str, ids: Sequence[UUID]) -> None:
+        """Sends the ids in messages of as many as the queue allows. Raises Unavailable; then any part may be lost."""
+
+    def probe(self) -> None:
+        """Raises Unavailable unless the broker takes messages now."""
+
+    def lost_messages(self) -> bool:
+        """Whether the broker has lost what was published, since the last call that answered False."""

@@ -1,0 +1,164 @@
+"""What a job calls. Each target validates itself; pointers are those of the job as the API shows it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import SplitResult, urlsplit
+
+from gnomon.job.errors import FieldError, InvalidJob
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+MAX_URL_LENGTH = 2_048
+MAX_BODY_BYTES = 128 * 1024
+MAX_HEADERS = 64
+MAX_HEADER_BYTES = 8_192
+
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
+HOST = re.compile(r"[0-9A-Za-z]([0-9A-Za-z._-]*[0-9A-Za-z])?\.?|\[[0-9A-Fa-f:.]+\]")
+UNSAFE = re.compile(r"[\x00-\x20\x7f-\uffff\U00010000-\U0010ffff\\\"<>^`{|}]")
+
+RESERVED_HEADERS = frozenset(
+    ("host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "expect", "idempotency-key")
+)
+RESERVED_PREFIXES = ("proxy-", "x-scheduler-", "webhook-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BasicAuth:
+    """RFC 7617. The password is a secret: it is sent, never shown."""
+
+    username: str
+    password: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if ":" in self.username:
+            raise InvalidJob.at("/username", "a user name can't contain ':'")
+        for pointer, text in (("/username", self.username), ("/password", self.password)):
+            _refuse_controls(pointer, text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BearerAuth:
+    """RFC 6750. The token is a secret: it is sent, never shown."""
+
+    token: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _refuse_controls("/token", self.token)
+        if not self.token.isascii() or not self.token:
+            raise InvalidJob.at("/token", "must be one or more ASCII characters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpTarget:
+    """One HTTP call. `url` is absolute and ASCII; any 2xx is a success unless `valid_response_codes` names others."""
+
+    url: str
+    method: str = "POST"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str | None = None
+    valid_response_codes: frozenset[int] = frozenset()
+    auth: BasicAuth | BearerAuth | None = field(default=None, repr=False)
+
+    kind: Literal["HTTP"] = "HTTP"
+    queue: Literal["io"] = "io"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "url", normalise_url(self.url))
+        errors = [*self._method_errors(), *self._body_errors(), *self._code_errors(), *_header_errors(self.headers)]
+        if self.auth is not None and any(name.lower() == "authorization" for name in self.headers):
+            errors.append(FieldError(pointer="/auth", detail="set either auth or an Authorization header, not both"))
+        if errors:
+            raise InvalidJob(errors)
+
+    def accepts(self, status: int) -> bool:
+        """Whether an answer with this status is a success."""
+        return status in self.valid_response_codes if self.valid_response_codes else 200 <= status < 300
+
+    def _method_errors(self) -> list[FieldError]:
+        if self.method in METHODS:
+            return []
+        return [FieldError(pointer="/method", detail=f"must be one of {', '.join(METHODS)}, not {self.method[:20]!r}")]
+
+    def _body_errors(self) -> list[FieldError]:
+        if self.body is None:
+            return []
+        if self.body and self.method in ("GET", "HEAD"):
+            return [FieldError(pointer="/body", detail=f"a {self.method} request has no body", hint="use POST")]
+        if "\x00" in self.body:
+            return [FieldError(pointer="/body", detail="holds a NUL character, which can't be stored")]
+        try:
+            size = len(self.body.encode())
+        except UnicodeEncodeError:
+            return [FieldError(pointer="/body", detail="holds half a surrogate pair, which UTF-8 can't carry")]
+        if size > MAX_BODY_BYTES:
+            return [FieldError(pointer="/body", detail=f"is {size} bytes; at most {MAX_BODY_BYTES} are allowed")]
+        return []
+
+    def _code_errors(self) -> list[FieldError]:
+        return [
+            FieldError(pointer="/valid_response_codes", detail=f"{code} is not a final HTTP status (200 to 599)")
+            for code in sorted(self.valid_response_codes)
+            if not 200 <= code <= 599
+        ]
+
+
+Target = HttpTarget
+
+
+def normalise_url(text: str) -> str:
+    """The absolute form of a URL; without a scheme it means https. Raises InvalidJob at /url."""
+    if len(text) > MAX_URL_LENGTH:
+        raise InvalidJob.at("/url", f"is {len(text)} characters; at most {MAX_URL_LENGTH} are allowed")
+    url = text if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) else f"https://{text}"
+    if found := UNSAFE.search(url):
+        hint = "percent-encode it; write an international host name in its xn-- form"
+        raise InvalidJob.at("/url", f"holds the character {found.group()!r}", hint)
+    return _checked_parts(url)._replace(fragment="").geturl()
+
+
+def _checked_parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidJob.at("/url", f"is not a URL: {error}") from error
+    if parts.scheme not in ("http", "https"):
+        raise InvalidJob.at("/url", f"the scheme must be http or https, not {parts.scheme!r}")
+    if "@" in parts.netloc:
+        raise InvalidJob.at("/url", "must not hold a user name or password", "use auth instead")
+    host = re.sub(r":\d*$", "", parts.netloc)
+    if not HOST.fullmatch(host) or len(host) > 255:
+        raise InvalidJob.at("/url", f"{host[:80]!r} is not a host name or address")
+    if port == 0:
+        raise InvalidJob.at("/url", "port 0 can't be called")
+    return parts
+
+
+def _header_errors(headers: Mapping[str, str]) -> list[FieldError]:
+    if len(headers) > MAX_HEADERS:
+        return [FieldError(pointer="/headers", detail=f"{len(headers)} headers; at most {MAX_HEADERS} are allowed")]
+    return [error for name, value in headers.items() for error in _one_header_errors(name, value)]
+
+
+def _one_header_errors(name: str, value: str) -> list[FieldError]:
+    pointer = "/headers/" + name.replace("~", "~0").replace("/", "~1")
+    if not TOKEN.fullmatch(name):
+        return [FieldError(pointer=pointer, detail="is not a header name (RFC 9110 token)")]
+    if name.lower() in RESERVED_HEADERS or name.lower().startswith(RESERVED_PREFIXES):
+        return [FieldError(pointer=pointer, detail="is set by Gnomon and can't be given")]
+    if any(ord(char) < 32 and char != "\t" or ord(char) == 127 for char in value) or not _latin(value):
+        return [FieldError(pointer=pointer, detail="the value holds control or non-Latin-1 characters")]
+    if len(name) + len(value) > MAX_HEADER_BYTES:
+        return [FieldError(pointer=pointer, detail=f"is longer than {MAX_HEADER_BYTES} bytes")]
+    return []
+
+
+def _latin(value: str) -> bool:
+    return all(ord(char) < 256 for char in value)
+
+
+def _refuse_controls(pointer: str, text: str) -> None:
+    if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) <= 0xDFFF for char in text):
+        raise InvalidJob.at(pointer, "holds control characters")
