@@ -1,0 +1,182 @@
+"""Children of this process: start, wait until ready, stop and reap. Always by pid, never by name."""
+
+# ruff: noqa: S603, S607 - commands are lists built in this folder and found on PATH; no shell reads them
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from gnomon.job.errors import Unavailable
+
+Child = subprocess.Popen[bytes]
+NOBODY = 65534
+
+_POLL_SECONDS = 0.02
+_TAIL_LINES = 20
+
+
+class ServerFailed(Unavailable):
+    """A child ended or stayed silent instead of becoming ready; the message carries the end of its log."""
+
+
+def start_child(
+    command: Sequence[str],
+    *,
+    log: Path | IO[bytes] | int,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+    as_nobody: bool = False,
+    when_orphaned: signal.Signals = signal.SIGTERM,
+) -> Child:
+    """Start `command` with its output appended to `log`, in a session of its own: Ctrl-C reaches it only through us.
+
+    `stdin` is written and closed, which keeps a password off the command line. Where the kernel can (Linux), the child
+    gets `when_orphaned` if this process dies, however it dies; only when started by the main thread.
+    """
+    if isinstance(log, Path):
+        with log.open("ab") as output:
+            return start_child(
+                command, log=output, env=env, stdin=stdin, as_nobody=as_nobody, when_orphaned=when_orphaned
+            )
+    child = subprocess.Popen(
+        [*_setpriv(as_nobody=as_nobody, when_orphaned=when_orphaned), *command],
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=env,
+        start_new_session=True,
+    )
+    if child.stdin:
+        child.stdin.write(stdin)
+        child.stdin.close()
+    return child
+
+
+def as_nobody_command(command: Sequence[str]) -> list[str]:
+    """`command` run as the unprivileged user nobody: for root only, which Postgres refuses to run as.
+
+    The one capability left lets it pass through folders that only root may enter (0700 homes): no folder's mode has to
+    change.
+    """
+    return [*_setpriv(as_nobody=True, when_orphaned=None), *command]
+
+
+def _setpriv(*, as_nobody: bool, when_orphaned: signal.Signals | None) -> list[str]:
+    options = []
+    if as_nobody:
+        options += ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+        options += ["--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"]
+    # The kernel watches the thread that forked, not the process: a short-lived thread would take the child with it.
+    if when_orphaned and _can_watch_owner() and threading.current_thread() is threading.main_thread():
+        options += ["--pdeathsig", when_orphaned.name.removeprefix("SIG")]
+    return ["setpriv", *options, "--"] if options else []
+
+
+@functools.cache
+def _can_watch_owner() -> bool:
+    """Whether this machine's setpriv (util-linux, not BusyBox) knows --pdeathsig."""
+    if shutil.which("setpriv") is None:
+        return False
+    known = subprocess.run(["setpriv", "--help"], capture_output=True, text=True, check=False)
+    return "--pdeathsig" in known.stdout
+
+
+def wait_until_ready(
+    child: Child, ready: Callable[[], bool], *, name: str, log: Path, deadline_seconds: float = 30
+) -> None:
+    """Return when `ready()` is true. Raises ServerFailed, and ends the child, when it exits or the deadline passes."""
+    give_up_at = time.monotonic() + deadline_seconds
+    while not ready():
+        if child.poll() is not None:
+            raise ServerFailed(f"{name} ended with code {child.returncode} before it was ready:\n{tail(log)}")
+        if time.monotonic() > give_up_at:
+            kill_child(child)
+            raise ServerFailed(f"{name} was not ready after {deadline_seconds:g} s:\n{tail(log)}")
+        time.sleep(_POLL_SECONDS)
+
+
+def stop_child(child: Child, *, ask: signal.Signals = signal.SIGTERM, grace_seconds: float = 10) -> None:
+    """Ask the child to end; kill it and its descendants when it has not within `grace_seconds`."""
+    if child.poll() is not None:
+        return
+    child.send_signal(ask)
+    try:
+        child.wait(grace_seconds)
+    except subprocess.TimeoutExpired:
+        kill_child(child)
+
+
+def kill_child(child: Child) -> None:
+    """SIGKILL the child and every descendant it has at this moment; return when all are gone."""
+    family = descendants(child.pid)
+    child.kill()
+    child.wait()
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until_gone(family)
+
+
+def descendants(pid: int) -> list[int]:
+    """The children of `pid`, their children, and so on, as of now."""
+    parents = _living_processes()
+    found: list[int] = []
+    frontier = {pid}
+    while frontier:
+        frontier = {child for child, parent in parents.items() if parent in frontier}
+        found += sorted(frontier)
+    return found
+
+
+def wait_until_gone(pids: Iterable[int], *, deadline_seconds: float = 10) -> None:
+    """Return when none of `pids` runs any more (a zombie does not count). Raises TimeoutError."""
+    left, give_up_at = set(pids), time.monotonic() + deadline_seconds
+    while left := left & _living_processes().keys():
+        if time.monotonic() > give_up_at:
+            raise TimeoutError(f"processes {sorted(left)} still run after {deadline_seconds:g} s")
+        time.sleep(_POLL_SECONDS)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and is not a zombie."""
+    return pid in _living_processes()
+
+
+def _living_processes() -> dict[int, int]:
+    """Each process that is not a zombie, with its parent. From /proc where there is one: slim images have no `ps`."""
+    rows = _rows_of_proc() if Path("/proc/self/stat").exists() else _rows_of_ps()
+    return {int(pid): int(parent) for pid, parent, state in rows if not state.startswith("Z")}
+
+
+def _rows_of_proc() -> Iterator[tuple[str, str, str]]:
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            try:
+                stat = Path(entry.path, "stat").read_text(errors="replace")
+            except OSError:
+                continue  # it ended between the listing and the reading
+            state, parent, *_ = stat.rpartition(")")[2].split()
+            yield entry.name, parent, state
+
+
+def _rows_of_ps() -> Iterator[tuple[str, str, str]]:
+    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
+    for line in table.splitlines():
+        pid, parent, state = line.split()
+        yield pid, parent, state
+
+
+def tail(log: Path, *, lines: int = _TAIL_LINES) -> str:
+    """The last lines of a log file, for an error message."""
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) or "(its log is empty)"
+    except OSError:
+        return "(it left no log)"
