@@ -32,32 +32,38 @@ def start_child(
     *,
     log: Path | IO[bytes] | int,
     env: Mapping[str, str] | None = None,
-    stdin: bytes = b"",
+    stdin: int = subprocess.DEVNULL,
     as_nobody: bool = False,
     when_orphaned: signal.Signals = signal.SIGTERM,
 ) -> Child:
     """Start `command` with its output appended to `log`, in a session of its own: Ctrl-C reaches it only through us.
 
-    `stdin` is written and closed, which keeps a password off the command line. Where the kernel can (Linux), the child
-    gets `when_orphaned` if this process dies, however it dies; only when started by the main thread.
+    Where the kernel can (Linux), the child gets `when_orphaned` if this process dies, however it dies; but only if the
+    main thread started it.
     """
     if isinstance(log, Path):
         with log.open("ab") as output:
             return start_child(
                 command, log=output, env=env, stdin=stdin, as_nobody=as_nobody, when_orphaned=when_orphaned
             )
-    child = subprocess.Popen(
+    return subprocess.Popen(
         [*_setpriv(as_nobody=as_nobody, when_orphaned=when_orphaned), *command],
-        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+        stdin=stdin,
         stdout=log,
         stderr=subprocess.STDOUT,
         env=env,
         start_new_session=True,
     )
-    if child.stdin:
-        child.stdin.write(stdin)
-        child.stdin.close()
-    return child
+
+
+def feed(child: Child, text: str) -> None:
+    """Write `text` to the child's stdin and close it: a password on the command line could be read by others.
+
+    A child that is dead already is noticed by wait_until_ready, which can say more.
+    """
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError), child.stdin:
+        child.stdin.write(text.encode())
 
 
 def as_nobody_command(command: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import secrets
 import shutil
 import socket
+import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,7 @@ from typing import Self
 
 from gnomon.embedded.binaries import find_valkey
 from gnomon.embedded.ports import LOOPBACK, free_port
-from gnomon.embedded.processes import Child, kill_child, start_child, stop_child, wait_until_ready
+from gnomon.embedded.processes import Child, feed, kill_child, start_child, stop_child, wait_until_ready
 
 
 class EmbeddedValkey:
@@ -48,7 +49,8 @@ class EmbeddedValkey:
         program = find_valkey()
         folder = self._make_folder()
         log = folder / "valkey.log"
-        self._child = start_child([str(program), "-"], log=log, stdin=self._configuration(folder).encode())
+        self._child = start_child([str(program), "-"], log=log, stdin=subprocess.PIPE)
+        feed(self._child, self._configuration(folder))
         wait_until_ready(self._child, self._answers, name="Valkey", log=log)
 
     def stop(self) -> None:
