@@ -1,0 +1,45 @@
+"""The address of the database as SQLAlchemy and libpq take it: which driver, whose password, whether TLS."""
+
+import ipaddress
+from urllib.parse import parse_qs, quote, urlsplit
+
+_DRIVER = "postgresql+psycopg2"  # SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3
+
+
+def address_of(*, host: str, user: str, name: str) -> str:
+    """A URL of its parts; `host` may carry a port, or be the folder of a Unix socket."""
+    if host.startswith("/"):
+        return f"postgresql://{quote(user, safe='')}@/{name}?host={host}"
+    return f"postgresql://{quote(user, safe='')}@{host}/{name}"
+
+
+def driver_url(url: str, *, password: str | None, disable_tls: bool) -> str:
+    """`url` for our driver, with `password` where it has none, and an sslmode where it needs one.
+
+    `disable_tls` means disable; without it, a server beyond loopback is asked for verify-full. libpq looks for the
+    root certificate in ~/.postgresql/root.crt, PGSSLROOTCERT, or sslrootcert=… in the URL.
+    """
+    parts = urlsplit(url)
+    user, at, hosts = parts.netloc.rpartition("@")
+    if password and ":" not in user:
+        user, at = f"{user}:{quote(password, safe='')}", "@"
+    query = parts.query
+    if "sslmode" not in parse_qs(query) and (disable_tls or not _is_local(hosts, query)):
+        query = f"{query}{'&' if query else ''}sslmode={'disable' if disable_tls else 'verify-full'}"
+    return f"{_DRIVER}://{user}{at}{hosts}{parts.path}{'?' if query else ''}{query}"
+
+
+def _is_local(hosts: str, query: str) -> bool:
+    """Whether every server is on this machine: loopback, or a Unix socket (no host at all, or a path)."""
+    named = [*hosts.split(","), *",".join(parse_qs(query).get("host", [])).split(",")]
+    return all(_is_local_host(host) for host in named if host)
+
+
+def _is_local_host(host: str) -> bool:
+    bare = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if bare.startswith("/") or bare == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        return False

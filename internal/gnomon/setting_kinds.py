@@ -1,0 +1,108 @@
+"""The kinds of values a setting can have: how each is read, its limits, and what is expected in words."""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from annotated_types import Ge, Gt, Le
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+from gnomon.configuration import parse_duration
+
+
+@dataclass(frozen=True)
+class Expects:
+    """What a value looks like, in words: the unit in the tables, and the second half of an error message."""
+
+    text: str
+
+
+def _read_duration(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("not a duration")  # noqa: TRY004 - pydantic reports ValueErrors
+    try:
+        return parse_duration(str(value))
+    except OverflowError as error:
+        raise ValueError("too long") from error
+
+
+def _read_list(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+def _check_listen_address(address: str) -> str:
+    match = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^:\s\[\]]+):(\d{1,5})", address)
+    if not match or int(match[1]) > 65535:
+        raise ValueError("not host:port")
+    return address
+
+
+def _check_network(item: str) -> str:
+    if "/" in item:
+        ipaddress.ip_network(item)
+    elif not re.fullmatch(r"[\w.:-]+", item):
+        raise ValueError("neither a network nor a host")
+    return item
+
+
+def _check_scheme(*schemes: str) -> AfterValidator:
+    def check(url: SecretStr) -> SecretStr:
+        text = url.get_secret_value()
+        if not text.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError("another scheme")
+        urlsplit(text)
+        return url
+
+    return AfterValidator(check)
+
+
+Duration = Annotated[
+    timedelta, BeforeValidator(_read_duration), Gt(timedelta(0)), Expects("a duration above 0, as in 10s, 500ms, 1h30m")
+]
+Lease = Annotated[
+    timedelta,
+    BeforeValidator(_read_duration),
+    Ge(timedelta(seconds=1)),
+    Le(timedelta(hours=1)),
+    Expects("a duration from 1s to 1h"),
+]
+Threads = Annotated[int, Ge(1), Le(1024), Expects("a whole number from 1 to 1024")]
+Count = Annotated[int, Ge(1), Le(20_000), Expects("a whole number from 1 to 20000")]
+Text = Annotated[str, Field(min_length=1, max_length=200), Expects("text")]
+Switch = Annotated[bool, Expects("true or false")]
+Address = Annotated[str, AfterValidator(_check_listen_address), Expects("host:port")]
+Names = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")], ...],
+    BeforeValidator(_read_list),
+    Field(min_length=1),
+    Expects("names of letters, digits, '.', '_' and '-', separated by commas"),
+]
+Networks = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_network)], ...],
+    BeforeValidator(_read_list),
+    Expects("networks such as 10.0.0.0/8 and host names, separated by commas"),
+]
+Secret = Annotated[SecretStr, Expects("text")]
+DatabaseUrl = Annotated[
+    SecretStr,
+    _check_scheme("postgresql", "postgres", "postgresql+psycopg2"),
+    Expects("a URL that begins with postgresql://"),
+]
+BrokerUrl = Annotated[
+    SecretStr,
+    _check_scheme("redis", "rediss", "amqp", "amqps"),
+    Expects("a URL that begins with redis://, rediss://, amqp:// or amqps://"),
+]
+Level = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+    BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
+    Expects("DEBUG, INFO, WARNING or ERROR"),
+]
+Format = Annotated[Literal["auto", "json", "text"], Expects("auto, json or text")]

@@ -1,0 +1,374 @@
+"""Every setting of every process: what it means, its unit, its default.
+
+One field gives all three spellings: `web.read_timeout` in the file, SCHEDULER_WEB_READ_TIMEOUT in the environment,
+`--web-read-timeout` as a flag. A flag wins over the environment, that over the file, that over the default.
+"""
+
+import logging
+import os
+import re
+import secrets
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from gnomon import configuration
+from gnomon.configuration import Given
+from gnomon.database_url import address_of, driver_url
+from gnomon.job.errors import ConfigurationError
+from gnomon.setting_kinds import (
+    Address,
+    BrokerUrl,
+    Count,
+    DatabaseUrl,
+    Duration,
+    Expects,
+    Format,
+    Lease,
+    Level,
+    Names,
+    Networks,
+    Secret,
+    Switch,
+    Text,
+    Threads,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Section(BaseModel):
+    """A group of settings; values don't change after the start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Web(Section):
+    """The API's web server."""
+
+    api_host: Address = Field(default="127.0.0.1:8000", description="where the API listens")
+    read_timeout: Duration = Field(default=timedelta(seconds=5), description="time for a whole request to arrive")
+    write_timeout: Duration = Field(default=timedelta(seconds=10), description="time for one send of an answer")
+    idle_timeout: Duration = Field(
+        default=timedelta(seconds=120), description="how long a kept-alive connection may wait for its next request"
+    )
+    shutdown_timeout: Duration = Field(
+        default=timedelta(seconds=20), description="how long requests under way may take to end when the API is stopped"
+    )
+    threads: Threads = Field(default=8, description="requests answered at once by one API process")
+
+
+class Database(Section):
+    """The Postgres database that holds every job and execution."""
+
+    url: DatabaseUrl | None = Field(
+        default=None,
+        description="the whole address; replaces db.host, db.name and db.user, and db.password if it has one",
+    )
+    user: Text = Field(default="scheduler", description="user name")
+    password: Secret | None = Field(default=None, description="password of db.user")
+    host: Text = Field(default="127.0.0.1:5432", description="server, with :port if it is not 5432")
+    name: Text = Field(default="scheduler", description="name of the database")
+    max_idle_conns: Threads = Field(default=5, description="connections a process keeps open (the pool's size)")
+    max_open_conns: Threads = Field(
+        default=10, description="connections a process opens at most (pool and overflow); at least db.max_idle_conns"
+    )
+    disable_tls: Switch = Field(
+        default=False,
+        description="speak to a database beyond loopback without TLS; otherwise its certificate must be valid and bear "
+        "its name (sslmode=verify-full), unless db.url has an sslmode of its own",
+    )
+
+    @model_validator(mode="after")
+    def _pool_within_limit(self) -> Self:
+        if self.max_open_conns < self.max_idle_conns:
+            raise ValueError(
+                f"db.max_open_conns ({self.max_open_conns}) must not be below db.max_idle_conns ({self.max_idle_conns})"
+            )
+        return self
+
+
+class Queue(Section):
+    """The message broker."""
+
+    url: BrokerUrl = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="address of the broker")
+    task_events: Switch = Field(default=False, description="send the events that Flower shows; costs some throughput")
+
+
+def _generated_id() -> str:
+    return f"{socket.gethostname()[:150]}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+class Scheduler(Section):
+    """Turning moments into executions."""
+
+    id: Text = Field(
+        default_factory=_generated_id, description="name of this process in logs and lists; unique among those running"
+    )
+    interval: Duration = Field(
+        default=timedelta(seconds=1),
+        description="longest sleep between two looks for due jobs; a nearer moment wakes it earlier",
+    )
+    max_concurrent_jobs: Count = Field(default=1000, description="jobs dispatched in one transaction at most")
+    max_job_lock_time: Lease = Field(
+        default=timedelta(seconds=30),
+        description="the lease: how long a worker that falls silent keeps an attempt before another may take it over",
+    )
+
+
+class Worker(Section):
+    """Carrying executions out."""
+
+    concurrency: Count = Field(default=256, description="executions in flight at once in one worker process")
+    threads: Threads = Field(default=8, description="messages admitted at once by one worker process")
+    queues: Names = Field(default=("io",), description="the queues this worker takes messages from")
+    shutdown_timeout: Duration = Field(
+        default=timedelta(seconds=20),
+        description="how long executions in flight may take to end when the worker is stopped",
+    )
+
+
+class Egress(Section):
+    """What jobs may call."""
+
+    allow: Networks = Field(
+        default=(), description="private networks and hosts that jobs may call; public addresses are always allowed"
+    )
+
+
+class Log(Section):
+    """The log on standard error."""
+
+    level: Level = Field(default="INFO", description="the least severity that is written")
+    format: Format = Field(
+        default="auto", description="json: one object a line; text: for people; auto: text on a terminal"
+    )
+
+
+class Settings(BaseSettings):
+    """All settings. Made by `load_settings`; `repr` shows no secret."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+    web: Web = Web()
+    db: Database = Database()
+    queue: Queue = Queue()
+    scheduler: Scheduler = Field(default_factory=lambda: Scheduler())
+    worker: Worker = Worker()
+    egress: Egress = Egress()
+    log: Log = Log()
+
+    _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        *_others: PydanticBaseSettingsSource,
+        **_more: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Nothing is read behind the back of `Settings(…)`: only `load_settings` looks at the environment."""
+        return (init_settings,)
+
+    def database_url(self) -> str:
+        """The address as SQLAlchemy takes it (`postgresql+psycopg2://…`), password and sslmode included."""
+        db = self.db
+        password = db.password.get_secret_value() if db.password else None
+        url = db.url.get_secret_value() if db.url else address_of(host=db.host, user=db.user, name=db.name)
+        return driver_url(url, password=password, disable_tls=db.disable_tls)
+
+    def queue_url(self) -> str:
+        """The broker's address, password included."""
+        return self.queue.url.get_secret_value()
+
+    def origin_of(self, name: str) -> str:
+        """The flag, variable or file that gave this setting its value, or `default`."""
+        return self._origins.get(name, "default")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting as it is declared. `default` is a value, or None."""
+
+    name: str
+    expects: str
+    meaning: str
+    default: object
+    is_switch: bool
+    is_secret: bool
+
+    @property
+    def flag(self) -> str:
+        return configuration.flag_of(self.name)
+
+    @property
+    def variable(self) -> str:
+        return configuration.variable_of(self.name)
+
+
+def declared() -> Sequence[Setting]:
+    """All settings in the order of the file."""
+    return [
+        _setting(f"{section}.{key}", field)
+        for section, model in _sections().items()
+        for key, field in model.model_fields.items()
+    ]
+
+
+def _sections() -> dict[str, type[Section]]:
+    annotations = {section: field.annotation for section, field in Settings.model_fields.items()}
+    return {
+        name: model for name, model in annotations.items() if isinstance(model, type) and issubclass(model, Section)
+    }
+
+
+def _setting(name: str, field: FieldInfo) -> Setting:
+    expects = next(item.text for item in _metadata(field) if isinstance(item, Expects))
+    return Setting(
+        name=name,
+        expects=expects,
+        meaning=field.description or "",
+        default="generated" if field.default is PydanticUndefined else field.default,
+        is_switch=field.annotation is bool,
+        is_secret="SecretStr" in str(field.annotation),
+    )
+
+
+def _metadata(field: FieldInfo) -> Iterator[object]:
+    yield from field.metadata
+    for option in getattr(field.annotation, "__args__", ()):  # what stands before "| None"
+        yield from getattr(option, "__metadata__", ())
+
+
+class _GivenSource(PydanticBaseSettingsSource):
+    """One place that values came from, as pydantic-settings merges them."""
+
+    def __init__(self, given: Mapping[str, Given]) -> None:
+        super().__init__(Settings)
+        self._given = given
+
+    def get_field_value(
+        self,
+        field: FieldInfo,  # noqa: ARG002 - the signature is pydantic's
+        field_name: str,
+    ) -> tuple[dict[str, object], str, bool]:
+        """The section `field_name`."""
+        prefix = f"{field_name}."
+        section = {
+            name.removeprefix(prefix): item.value for name, item in self._given.items() if name.startswith(prefix)
+        }
+        return section, field_name, False
+
+    def __call__(self) -> dict[str, object]:
+        sections = {name: self.get_field_value(field, name)[0] for name, field in Settings.model_fields.items()}
+        return {name: section for name, section in sections.items() if section}
+
+
+def load_settings(flags: Mapping[str, object], environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from `flags` (None means not given; `config` names the file), the environment, the file, the defaults.
+
+    Raises ConfigurationError naming the setting, where it was written and what is expected; no secret is ever quoted.
+    Logs a warning for each unknown SCHEDULER_* variable.
+    """
+    environment = os.environ if environment is None else environment
+    names = {setting.name for setting in declared()}
+    by_flag = configuration.read_flags(flags, names)
+    by_variable, warnings = configuration.read_environment(environment, names, secrets=_secret_names())
+    path = configuration.find_file(flags, environment)
+    by_file = configuration.read_file(path, names) if path else {}
+    for warning in warnings:
+        _log.warning(warning)
+    return _build([by_flag, by_variable, by_file])
+
+
+def _build(places: Sequence[Mapping[str, Given]]) -> Settings:
+    given: dict[str, Given] = {}
+    for place in reversed(places):
+        given |= place
+    try:
+        settings = Settings(_build_sources=(tuple(map(_GivenSource, places)), {}))  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise ConfigurationError(
+            "; ".join(dict.fromkeys(_explain_error(item, given) for item in error.errors()))
+        ) from None
+    settings._origins = {name: item.origin for name, item in given.items()}
+    return settings
+
+
+def _explain_error(error: ErrorDetails, given: Mapping[str, Given]) -> str:
+    name = ".".join(str(part) for part in error["loc"][:2])
+    setting = next((setting for setting in declared() if setting.name == name), None)
+    if setting is None:  # a rule about several settings of a section says which in its own words
+        return error["msg"].removeprefix("Value error, ")
+    item = given[name]
+    value = "the value" if setting.is_secret else repr(item.value)
+    return f"{name}: {value} from {item.origin} is not valid: expected {setting.expects}"
+
+
+def _secret_names() -> set[str]:
+    return {setting.name for setting in declared() if setting.is_secret}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """One setting with its value in force. Secrets, and passwords inside addresses, are masked."""
+
+    name: str
+    flag: str
+    env: str
+    value: str
+    source: str
+    expects: str
+    meaning: str
+    default: str
+
+
+def explain(settings: Settings) -> list[Explained]:
+    """Every setting, its value, and where that came from."""
+    return [_explain(settings, setting) for setting in declared()]
+
+
+def _explain(settings: Settings, setting: Setting) -> Explained:
+    section, key = setting.name.split(".")
+    value = getattr(getattr(settings, section), key)
+    return Explained(
+        name=setting.name,
+        flag=setting.flag,
+        env=setting.variable,
+        value="***" if key == "password" and value else _shown(value),
+        source=settings.origin_of(setting.name),
+        expects=setting.expects,
+        meaning=setting.meaning,
+        default=_shown(setting.default),
+    )
+
+
+def _shown(value: object) -> str:
+    """A value as it would be written in a file; secrets masked."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case timedelta():
+            return configuration.format_duration(value)
+        case SecretStr():
+            return _masked(value.get_secret_value())
+        case tuple():
+            return ", ".join(str(item) for item in value)
+        case _:
+            return str(value)
+
+
+def _masked(url: str) -> str:
+    """An address without the passwords inside it."""
+    without_userinfo = re.sub(r"(://[^:@/]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    return re.sub(r"(password=)[^&]*", r"\1***", without_userinfo, flags=re.IGNORECASE)
