@@ -24,10 +24,11 @@ MAX_TIMEOUT_SECONDS = 86_400
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
-def read_definition(document: Mapping[str, Any], *, now: datetime) -> Definition:
+def read_definition(document: Mapping[str, Any], *, now: datetime | None = None) -> Definition:
     """The definition that a complete document describes.
 
-    `now` anchors an interval that has neither `anchor_at` nor `starts_at`, and is what `delay_seconds` counts from.
+    `now` anchors an interval that has neither `anchor_at` nor `starts_at`, and is what `delay_seconds` counts from; a
+    document that `write_definition` made needs none.
     Raises InvalidJob with every broken rule it found.
     """
     errors: list[FieldError] = []
@@ -190,7 +191,7 @@ def _read_auth(auth: Mapping[str, Any] | None) -> BasicAuth | BearerAuth | None:
         raise error.under("/auth") from error
 
 
-def _read_timing(document: Mapping[str, Any], now: datetime) -> Timing:
+def _read_timing(document: Mapping[str, Any], now: datetime | None) -> Timing:
     starts_at = _optional_instant(document, "starts_at")
     return Timing(
         schedule=_read_schedule(document, now, starts_at),
@@ -200,7 +201,7 @@ def _read_timing(document: Mapping[str, Any], now: datetime) -> Timing:
     )
 
 
-def _read_schedule(document: Mapping[str, Any], now: datetime, starts_at: datetime | None) -> Schedule:
+def _read_schedule(document: Mapping[str, Any], now: datetime | None, starts_at: datetime | None) -> Schedule:
     given = [field for field in SCHEDULE_FIELDS if document.get(field) is not None]
     if len(given) != 1:
         known = ", ".join(SCHEDULE_FIELDS)
@@ -208,6 +209,8 @@ def _read_schedule(document: Mapping[str, Any], now: datetime, starts_at: dateti
         raise InvalidJob.at(f"/{given[1]}" if given else "/cron_schedule", detail, "a job has exactly one schedule")
     value = document[given[0]]
     anchor_at = _optional_instant(document, "anchor_at") or starts_at or now
+    if anchor_at is None and given[0] != "execute_at":
+        raise InvalidJob.at("/anchor_at", "is missing, and there is no clock to take it from")
     match given[0]:
         case "cron_schedule":
             return parse_cron(value, timezone=document.get("timezone") or "UTC", anchor_at=anchor_at)
@@ -216,7 +219,7 @@ def _read_schedule(document: Mapping[str, Any], now: datetime, starts_at: dateti
             return Every(seconds=value, anchor_at=anchor_at)
         case "delay_seconds":
             _refuse_timezone(document)
-            return At(now + timedelta(seconds=_bounded(value, 0, 10**9, "/delay_seconds")))
+            return At((now or anchor_at) + timedelta(seconds=_bounded(value, 0, 10**9, "/delay_seconds")))
         case _:
             _refuse_timezone(document)
             return At(parse_instant(value, "/execute_at"))

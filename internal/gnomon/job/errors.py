@@ -7,6 +7,7 @@ GnomonError
 │   ├── NameTaken         another job bears the name
 │   └── RevisionMismatch  the job changed since the caller read it
 ├── Unavailable           the database or the broker does not answer now; try again
+│   └── Contended         rows are locked by another session; try again, with fewer of them
 └── ConfigurationError    a setting is wrong: the process can't start with it
 """
 
@@ -70,6 +71,10 @@ class Unavailable(GnomonError):
     def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
         self.retry_after_seconds = retry_after_seconds
         super().__init__(message)
+
+
+class Contended(Unavailable):
+    """Another session holds the rows; fewer of them may pass."""
 
 
 class ConfigurationError(GnomonError):

@@ -146,6 +146,14 @@ class Dispatched:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Horizon:
+    """What lies ahead, by the store's clock; `at` is None when nothing does."""
+
+    now: datetime
+    at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claimed:
     """A worker's right to one attempt. (id, attempt) is the fencing token of every later step."""
 
@@ -167,9 +175,10 @@ class Token:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """How an attempt ended. `state` is final, or PENDING for a retry `delay` from now."""
+    """How an attempt ended. `state` is final, or PENDING for a retry `delay` from now. `owner` is the claim's delivery."""
 
     token: Token
+    owner: UUID
     state: State
     duration: timedelta
     delay: timedelta = timedelta(0)
@@ -183,6 +192,7 @@ class Record:
         """The same verdict with nothing a target wrote: what is stored when the store refuses the texts."""
         return Record(
             token=self.token,
+            owner=self.owner,
             state=self.state,
             duration=self.duration,
             delay=self.delay,
@@ -232,20 +242,23 @@ class DispatchStore(Protocol):
     def return_slots(self, ids: Collection[UUID]) -> None:
         """Makes pending executions due for `republish` at once: their message was not, or will not be, heard."""
 
+    def free_slots(self) -> int:
+        """R1, when the broker has lost its messages: what was published is due for `republish` at once. Returns how many."""
+
     def rescue(self, *, grace: timedelta, spare: timedelta | None) -> Rescued:
         """R2: ends or requeues attempts whose lease ended more than `grace` ago.
 
         With `spare`, those that ended less than that ago are left to workers that still live.
         """
 
-    def seconds_until_next(self) -> float | None:
-        """Time until the earliest next run, publish or lease end by the store's clock; None when nothing is ahead."""
+    def horizon(self) -> "Horizon":
+        """When the earliest next run or publish is."""
 
 
 class ExecutionStore(Protocol):
     """The worker's side of executions."""
 
-    def claim(self, ids: Collection[UUID], *, delivery: UUID, lease: timedelta, worker: str) -> Sequence[Claimed]:
+    def claim(self, ids: Collection[UUID], *, delivery: UUID, lease: timedelta) -> Sequence[Claimed]:
         """C: takes the right to one attempt of each execution that is pending and due; the others are dropped.
 
         Calling again with the same `delivery` after a lost reply returns what the first call had claimed.
@@ -260,9 +273,14 @@ class ExecutionStore(Protocol):
         Only the ids returned may be sent.
         """
 
-    def record(self, records: Sequence[Record], *, instance: UUID) -> set[UUID]:
-        """W: writes outcomes where the attempt is still the newest; returns the ids written (now, or by a call whose
-        reply was lost). Raises Unrecordable when the rows themselves are refused."""
+    def record(self, records: Sequence[Record]) -> set[UUID]:
+        """W: writes outcomes where the attempt is still the newest and unfinished; returns the ids written.
+
+        Raises Unrecordable when the rows themselves are refused.
+        """
+
+    def recorded_before(self, records: Sequence[Record]) -> set[UUID]:
+        """Which of these, not written by `record`, an earlier call of ours wrote whose reply was lost."""
 
     def renew(self, tokens: Collection[Token], *, lease: timedelta) -> set[UUID]:
         """Extends the leases of attempts that are still the newest; returns those extended."""
@@ -280,8 +298,8 @@ class ExecutionStore(Protocol):
 class Waker(Protocol):
     """Sleeps until a moment that another process announced, or the time is up."""
 
-    def wait(self, timeout: timedelta) -> None:
-        """Returns early when a moment before the end of the wait was announced, or when `wake` is called."""
+    def wait(self, timeout: timedelta, *, before: datetime) -> None:
+        """Returns early when a moment before `before` was announced, or when `wake` is called."""
 
     def wake(self) -> None:
         """Ends the wait; safe in a signal handler."""

@@ -1,0 +1,73 @@
+"""When a scheduler wakes and what it does then."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from gnomon.job.ports import DispatchStore, Horizon, Waker
+from gnomon.scheduler.dispatch import Dispatcher
+from gnomon.scheduler.publish import Publisher
+from gnomon.scheduler.rescue import Rescuer
+
+RESCUE_SECONDS = 1.0
+# What stays due after a turn is locked by another scheduler, or waits for the broker: look again, but not at once.
+OVERDUE_PAUSE = timedelta(milliseconds=100)
+
+
+class SchedulerLoop:
+    """One turn: dispatch until nothing is due, rescue, sleep until the next moment or an announcement.
+
+    `interval` is the longest sleep between scans; `stopping` is looked at between batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: DispatchStore,
+        dispatcher: Dispatcher,
+        publisher: Publisher,
+        rescuer: Rescuer,
+        waker: Waker,
+        interval: timedelta,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._dispatcher = dispatcher
+        self._publisher = publisher
+        self._rescuer = rescuer
+        self._waker = waker
+        self._interval = interval
+        self._stopping = stopping
+        self._next_rescue = 0.0
+        self._was_overdue = False
+
+    def turn(self) -> None:
+        """Raises Unavailable when the database does not answer."""
+        self._dispatch_all()
+        self._publisher.kick()
+        if time.monotonic() >= self._next_rescue:
+            self._rescuer.run_once()
+            self._next_rescue = time.monotonic() + RESCUE_SECONDS
+        if not self._stopping():
+            self._sleep(self._store.horizon())
+
+    def after_outage(self) -> None:
+        """The database was away: living workers get time to record before their leases are taken for lost."""
+        self._rescuer.after_outage()
+        self._next_rescue = 0.0
+
+    def _dispatch_all(self) -> None:
+        while not self._stopping():
+            done = self._dispatcher.run_once()
+            if not (done.full or done.behind):
+                return
+
+    def _sleep(self, ahead: Horizon) -> None:
+        until = ahead.now + self._interval
+        overdue = ahead.at is not None and ahead.at <= ahead.now
+        if overdue:
+            until = ahead.now + OVERDUE_PAUSE if self._was_overdue else ahead.now
+        elif ahead.at is not None:
+            until = min(until, ahead.at)
+        self._was_overdue = overdue
+        self._waker.wait(until - ahead.now, before=until)

@@ -1,0 +1,42 @@
+"""R2: attempts whose lease ended go back to the queue, or end."""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from gnomon.job.ports import DispatchStore, Rescued
+
+log = logging.getLogger(__name__)
+
+GRACE = timedelta(seconds=2)
+# After an outage of the database, and after its own start, a scheduler can't tell a dead worker from one that could not
+# renew: for a while only leases that ended long ago are rescued, so that living workers record first.
+SPARING = timedelta(seconds=15)
+SPARED = timedelta(minutes=2)
+
+
+class Rescuer:
+    """Runs R2 and remembers outages."""
+
+    def __init__(self, store: DispatchStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._sparing_until = clock() + SPARING.total_seconds()
+
+    def after_outage(self) -> None:
+        """The database was away."""
+        self._sparing_until = self._clock() + SPARING.total_seconds()
+
+    def run_once(self) -> Rescued:
+        """One round."""
+        sparing = self._clock() < self._sparing_until
+        rescued = self._store.rescue(grace=GRACE, spare=SPARED if sparing else None)
+        if rescued.requeued or rescued.failed or rescued.unknown:
+            log.warning(
+                "lost attempts: %s run again, %s failed for good, %s have an unknown outcome",
+                rescued.requeued,
+                rescued.failed,
+                rescued.unknown,
+            )
+        return rescued

@@ -1,0 +1,185 @@
+"""The scheduler's side of executions: D, R1 and R2 of docs/protocol.md."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, Row
+from sqlalchemy.exc import IntegrityError
+
+from gnomon.job.errors import InvalidJob
+from gnomon.job.ids import scheduled_id
+from gnomon.job.model import Misfire, MisfirePolicy, Overlap
+from gnomon.job.plan import DueJob, Plan
+from gnomon.job.ports import Dispatched, Hold, Horizon, PlanBatch, Rescued
+from gnomon.storage.postgres import statements
+from gnomon.storage.postgres.engine import autocommit, translated
+from gnomon.storage.postgres.literals import json_rows, uuid_array
+from gnomon.storage.postgres.rows import read_timing
+
+Birth = dict[str, Any]
+AGAIN_AFTER_LOSS = "lost"
+
+
+class PostgresDispatchStore:
+    """DispatchStore on Postgres. `instance` names this process in the tallies."""
+
+    def __init__(self, engine: Engine, *, instance: UUID) -> None:
+        self._engine = engine
+        self._autocommit = autocommit(engine)
+        self._instance = instance
+
+    def dispatch(self, decide: PlanBatch, *, limit: int) -> Dispatched:
+        """D. One transaction: due jobs are locked, planned, booked and advanced."""
+        with translated(), self._engine.begin() as connection:
+            rows = connection.execute(statements.DUE, {"limit": limit}).all()
+            if not rows:
+                return Dispatched(jobs=0, published={}, held={}, full=False, behind=False)
+            plans = _planned(rows, decide)
+            published = self._book(connection, plans)
+            connection.execute(statements.ADVANCE, {"rows": json_rows([_advance(row, plan) for row, plan in plans])})
+        return Dispatched(
+            jobs=len(rows),
+            published=published,
+            held={row.id: plan.reason for row, plan in plans if isinstance(plan, Hold)},
+            full=len(rows) >= limit,
+            behind=any(isinstance(plan, Plan) and not plan.reached_now for _, plan in plans),
+        )
+
+    def republish(self, *, limit: int) -> Mapping[str, Sequence[UUID]]:
+        """R1."""
+        slots = {"slot": statements.PUBLISH_SLOT_SECONDS, "longest": statements.PUBLISH_SLOT_MAX_SECONDS}
+        with translated(), self._autocommit.connect() as connection:
+            rows = connection.execute(statements.REPUBLISH, {"limit": limit, **slots}).all()
+        return _by_queue((row.queue, row.id) for row in sorted(rows, key=lambda row: row.id))
+
+    def free_slots(self) -> int:
+        """R1, when the broker has lost its messages: all that were published are due again. Returns their number."""
+        with translated(), self._autocommit.connect() as connection:
+            return connection.execute(statements.FREE_SLOTS).rowcount
+
+    def return_slots(self, ids: Collection[UUID]) -> None:
+        """Gives publish slots back."""
+        with translated(), self._autocommit.connect() as connection:
+            connection.execute(statements.RETURN_SLOTS, {"ids": uuid_array(ids)})
+
+    def rescue(self, *, grace: timedelta, spare: timedelta | None) -> Rescued:
+        """R2, and the promotion of what waits for nothing."""
+        parameters = {
+            "grace": grace.total_seconds(),
+            "spare": None if spare is None else spare.total_seconds(),
+            "instance": self._instance,
+            "again": AGAIN_AFTER_LOSS,
+        }
+        with translated(), self._autocommit.connect() as connection:
+            rows = connection.execute(statements.RESCUE, parameters).all()
+            counts = {row.state: row.count for row in rows}
+            return Rescued(
+                requeued=counts.get("PENDING", 0),
+                failed=counts.get("FAILED", 0),
+                unknown=counts.get("UNKNOWN", 0),
+                cancelled=counts.get("CANCELLED", 0),
+                promoted=counts.get("PROMOTED", 0) + self._promote_idle(connection),
+            )
+
+    def horizon(self) -> Horizon:
+        """The wake-up time."""
+        with translated(), self._autocommit.connect() as connection:
+            row = connection.execute(statements.HORIZON).one()
+        return Horizon(now=row.now, at=row.at)
+
+    def _promote_idle(self, connection: Connection) -> int:
+        try:
+            return sum(row.count for row in connection.execute(statements.PROMOTE_IDLE))
+        except IntegrityError:
+            # a dispatch made another execution of that job active in between: what waits is promoted when that ends
+            return 0
+
+    def _book(self, connection: Connection, plans: list[tuple[Row[Any], Plan | Hold]]) -> Mapping[str, Sequence[UUID]]:
+        births = [birth for row, plan in plans if isinstance(plan, Plan) for birth in _births(row, plan)]
+        skips = [birth for row, plan in plans if isinstance(plan, Plan) for birth in _skips(row, plan)]
+        created = _insert(connection, births, "PENDING")
+        refused = [birth for birth in births if birth["id"] not in created]
+        waiting = _insert(connection, [birth for birth in refused if birth["may_wait"]], "WAITING")
+        overlapping = [_overlap_skip(birth) for birth in refused if birth["id"] not in waiting]
+        _insert(connection, [*skips, *overlapping], "SKIPPED")
+        return _by_queue((birth["queue"], birth["id"]) for birth in births if birth["id"] in created)
+
+
+def _insert(connection: Connection, births: Sequence[Birth], state: str) -> set[UUID]:
+    if not births:
+        return set()
+    parameters = {"rows": json_rows(births), "state": state, "slot": statements.PUBLISH_SLOT_SECONDS}
+    return set(connection.execute(statements.INSERT_EXECUTIONS, parameters).scalars())
+
+
+def _planned(rows: Sequence[Row[Any]], decide: PlanBatch) -> list[tuple[Row[Any], Plan | Hold]]:
+    """Each row with its plan. A row that can't even be read is held, so that it can't stop the others."""
+    readable: list[tuple[Row[Any], DueJob]] = []
+    held: list[tuple[Row[Any], Plan | Hold]] = []
+    for row in rows:
+        try:
+            readable.append((row, _due_job(row)))
+        except (InvalidJob, ValueError) as error:
+            held.append((row, Hold(reason=f"the schedule can't be read: {error}")))
+    plans = decide([job for _, job in readable], rows[0].now)
+    return [*zip((row for row, _ in readable), plans, strict=True), *held]
+
+
+def _due_job(row: Row[Any]) -> DueJob:
+    return DueJob(
+        id=row.id,
+        revision=row.revision,
+        timing=read_timing(row),
+        misfire=Misfire(
+            policy=MisfirePolicy(row.misfire_policy),
+            grace=timedelta(seconds=row.misfire_grace_seconds),
+            limit=row.misfire_limit,
+        ),
+        next_run=row.next_run,
+        misfires_run=row.misfires_run,
+    )
+
+
+def _births(row: Row[Any], plan: Plan) -> Iterable[Birth]:
+    for serial, moments in ((True, plan.serial), (False, plan.runs)):
+        for moment in moments:
+            yield {
+                "id": scheduled_id(row.id, moment),
+                "job_id": row.id,
+                "queue": row.queue,
+                "scheduled_at": moment,
+                "serial": serial,
+                "may_wait": serial or row.overlap == Overlap.QUEUE,
+            }
+
+
+def _skips(row: Row[Any], plan: Plan) -> Iterable[Birth]:
+    for skip in plan.skips:
+        yield {
+            "id": scheduled_id(row.id, skip.first),
+            "job_id": row.id,
+            "scheduled_at": skip.first,
+            "serial": False,
+            "reason": skip.reason,
+            "count": skip.count,
+            "until": skip.last,
+        }
+
+
+def _overlap_skip(birth: Birth) -> Birth:
+    return {**birth, "reason": "overlap", "count": 1, "until": birth["scheduled_at"]}
+
+
+def _advance(row: Row[Any], plan: Plan | Hold) -> dict[str, Any]:
+    if isinstance(plan, Hold):
+        return {"id": row.id, "hold_reason": plan.reason}
+    return {"id": row.id, "next_run": plan.next_run, "misfires_run": plan.misfires_run}
+
+
+def _by_queue(pairs: Iterable[tuple[str, UUID]]) -> Mapping[str, Sequence[UUID]]:
+    queues: dict[str, list[UUID]] = {}
+    for queue, execution_id in pairs:
+        queues.setdefault(queue, []).append(execution_id)
+    return queues

@@ -1,0 +1,127 @@
+"""The worker's side of executions: C, S, W, L and the renewal of leases, of docs/protocol.md."""
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine, TextClause
+from sqlalchemy.exc import DBAPIError
+
+from gnomon.job.document import read_definition
+from gnomon.job.errors import InvalidJob
+from gnomon.job.model import Definition
+from gnomon.job.ports import Claimed, Record, Token, Unrecordable
+from gnomon.storage.postgres import statements
+from gnomon.storage.postgres.engine import autocommit, is_passing, translated
+from gnomon.storage.postgres.literals import json_rows, json_tokens, uuid_array
+
+log = logging.getLogger(__name__)
+
+AGAIN_AFTER_FAILURE = "retried"
+
+
+class PostgresExecutionStore:
+    """ExecutionStore on Postgres. `instance` names this process in the tallies, `worker` in the executions."""
+
+    def __init__(self, engine: Engine, *, instance: UUID, worker: str) -> None:
+        self._engine = autocommit(engine)
+        self._instance = instance
+        self._worker = worker
+
+    def claim(self, ids: Collection[UUID], *, delivery: UUID, lease: timedelta) -> Sequence[Claimed]:
+        """C."""
+        parameters = {
+            "ids": uuid_array(ids),
+            "delivery": delivery,
+            "lease": lease.total_seconds(),
+            "worker": self._worker,
+            "instance": self._instance,
+        }
+        with translated(), self._engine.connect() as connection:
+            return [Claimed(**row) for row in connection.execute(statements.CLAIM, parameters).mappings()]
+
+    def definitions(self, revisions: Collection[tuple[UUID, int]]) -> Mapping[tuple[UUID, int], Definition]:
+        """Immutable, so what this returns may be kept for ever."""
+        keys = json_rows([{"job_id": job_id, "revision": revision} for job_id, revision in revisions])
+        with translated(), self._engine.connect() as connection:
+            rows = connection.execute(statements.DEFINITIONS, {"keys": keys}).all()
+        found = {(row.job_id, row.revision): _read(row.job_id, row.revision, row.definition) for row in rows}
+        return {key: definition for key, definition in found.items() if definition is not None}
+
+    def start(self, tokens: Collection[Token], *, delivery: UUID, margin: timedelta) -> set[UUID]:
+        """S."""
+        parameters = {"tokens": json_tokens(tokens), "delivery": delivery, "margin": margin.total_seconds()}
+        return self._ids(statements.START, parameters)
+
+    def record(self, records: Sequence[Record]) -> set[UUID]:
+        """W."""
+        parameters = {
+            "rows": json_rows([_record_row(record) for record in records]),
+            "instance": self._instance,
+            "again": AGAIN_AFTER_FAILURE,
+        }
+        with translated():
+            try:
+                return self._ids(statements.RECORD, parameters)
+            except DBAPIError as error:
+                if is_passing(error):
+                    raise
+                raise Unrecordable(f"the database refuses {len(records)} outcomes ({type(error.orig).__name__})") from error
+
+    def recorded_before(self, records: Sequence[Record]) -> set[UUID]:
+        """W leaves the owner on the row, so that a lost reply can be told from a lost lease."""
+        rows = [{"id": r.token.id, "attempt": r.token.attempt, "lease_owner": r.owner} for r in records]
+        return self._ids(statements.RECORDED_BEFORE, {"tokens": json_rows(rows)})
+
+    def renew(self, tokens: Collection[Token], *, lease: timedelta) -> set[UUID]:
+        """Extends leases."""
+        return self._ids(statements.RENEW, {"tokens": json_tokens(tokens), "lease": lease.total_seconds()})
+
+    def cancel_requested(self, tokens: Collection[Token]) -> set[UUID]:
+        """Which to abort."""
+        return self._ids(statements.CANCEL_REQUESTED, {"tokens": json_tokens(tokens)})
+
+    def release(self, tokens: Collection[Token], *, delay: timedelta) -> set[UUID]:
+        """L."""
+        return self._ids(statements.RELEASE, {"tokens": json_tokens(tokens), "delay": delay.total_seconds()})
+
+    def return_slots(self, ids: Collection[UUID]) -> None:
+        """Gives publish slots back."""
+        with translated(), self._engine.connect() as connection:
+            connection.execute(statements.RETURN_SLOTS, {"ids": uuid_array(ids)})
+
+    def _ids(self, statement: TextClause, parameters: Mapping[str, Any]) -> set[UUID]:
+        with translated(), self._engine.connect() as connection:
+            found = connection.execute(statement, parameters).scalars()
+            return {execution_id for execution_id in found if execution_id is not None}
+
+
+def _record_row(record: Record) -> dict[str, Any]:
+    return {
+        "id": record.token.id,
+        "attempt": record.token.attempt,
+        "state": record.state.value,
+        "delay": record.delay.total_seconds(),
+        "failed": record.failed,
+        "seconds": record.duration.total_seconds(),
+        "error_code": record.error_code,
+        "error_message": record.error_message,
+        "response_status": record.response_status,
+        "response_excerpt": record.response_excerpt,
+    }
+
+
+def _read(job_id: UUID, revision: int, document: Mapping[str, Any]) -> Definition | None:
+    try:
+        return read_definition(document)
+    except (InvalidJob, KeyError, TypeError, AttributeError, ValueError) as error:
+        log.error(  # noqa: TRY400 - the reason is the message; a trace would show the document
+            "job %s: revision %s can't be read (%s); its executions fail until it is edited",
+            job_id,
+            revision,
+            error if isinstance(error, InvalidJob) else type(error).__name__,
+            extra={"job_id": str(job_id)},
+        )
+        return None

@@ -1,0 +1,377 @@
+"""The protocol's statements: one for each arrow of the state machine. docs/protocol.md numbers and explains them.
+
+Rows come in as one JSON literal, so a statement has one text whatever their number. State is compared with `is not
+distinct from` where rows are named by id: the planner can't then mistake a partial index on the state, whose statistics
+are always stale, for the shorter way.
+"""
+
+from sqlalchemy import TextClause, text
+
+from gnomon.job.ports import DURATION_BUCKETS
+
+WAKE_CHANNEL = "gnomon_wake"
+
+# How long a message has before its execution is published again: 15 s, doubled each time, at most 15 minutes.
+PUBLISH_SLOT_SECONDS = 15
+PUBLISH_SLOT_MAX_SECONDS = 900
+
+DUE_COLUMNS = """id, revision, queue, cron_schedule, interval_seconds, anchor_at, execute_at, timezone, starts_at, ends_at,
+    spread_seconds, misfire_policy, misfire_grace_seconds, misfire_limit, misfires_run, overlap, next_run"""
+
+# Jobs that are on time come first, oldest first; those that fell behind get what is left, and a tenth in any case.
+DUE: TextClause = text(f"""
+with on_time as materialized (
+    select {DUE_COLUMNS} from jobs
+    where status = 'RUNNING' and next_run <= now() and next_run > now() - interval '60 seconds'
+        and (held_until is null or held_until <= now())
+    order by next_run, id limit :limit for no key update skip locked
+), behind as materialized (
+    select {DUE_COLUMNS} from jobs
+    where status = 'RUNNING' and next_run <= now() - interval '60 seconds'
+        and (held_until is null or held_until <= now())
+    order by next_run, id limit greatest(:limit - (select count(*) from on_time), :limit / 10, 1)
+    for no key update skip locked
+)
+select now() as now, * from on_time
+union all
+select now() as now, * from behind
+""")  # noqa: S608 - constants of this module
+
+# D3. `state` is PENDING, WAITING or SKIPPED. What a unique index refuses is left out of the answer.
+INSERT_EXECUTIONS: TextClause = text("""
+insert into executions (
+    id, job_id, revision, kind, queue, scheduled_at, trigger, state, max_attempts, overlap, available_at,
+    next_publish_at, publish_count, published_at, finished_at, error_code, skipped_count, skipped_until
+)
+select r.id, j.id, j.revision, j.type, j.queue, r.scheduled_at, 'SCHEDULE', :state, j.max_attempts,
+    case when r.serial and j.overlap <> 'allow' then 'serial' else j.overlap end, r.scheduled_at,
+    case when :state = 'PENDING' then now() + make_interval(secs => :slot) end,
+    case when :state = 'PENDING' then 1 else 0 end,
+    case when :state = 'PENDING' then now() end,
+    case when :state = 'SKIPPED' then now() end,
+    r.reason, coalesce(r.count, 0), r.until
+from json_to_recordset(cast(:rows as json)) as r (
+    id uuid, job_id uuid, scheduled_at timestamptz, serial boolean, reason text, count int, until timestamptz
+)
+join jobs j on j.id = r.job_id
+order by r.id
+on conflict do nothing
+returning id
+""")
+
+# D4. The rows are locked by DUE.
+ADVANCE: TextClause = text("""
+update jobs j set
+    next_run = case when r.hold_reason is null then r.next_run else j.next_run end,
+    misfires_run = coalesce(r.misfires_run, j.misfires_run),
+    status = case when r.hold_reason is null and r.next_run is null then 'COMPLETED' else j.status end,
+    held_until = case when r.hold_reason is not null then now() + interval '1 hour' end,
+    hold_reason = r.hold_reason
+from json_to_recordset(cast(:rows as json)) as r (
+    id uuid, next_run timestamptz, misfires_run int, hold_reason text
+)
+where j.id = r.id
+""")
+
+# R1. A slot is pushed further each time it is taken, with up to a tenth of jitter so that herds disperse.
+REPUBLISH: TextClause = text("""
+with pick as materialized (
+    select id from executions
+    where state = 'PENDING' and next_publish_at <= now() and available_at <= now()
+    order by next_publish_at, id limit :limit for no key update skip locked
+)
+update executions e set
+    next_publish_at = now() + make_interval(
+        secs => least(:slot * 2 ^ least(e.publish_count, 10), :longest) * (1 + random() / 10)
+    ),
+    publish_count = least(e.publish_count + 1, 100),
+    published_at = now()
+from pick where e.id = pick.id
+returning e.id, e.queue
+""")
+
+# When the broker lost its messages, every slot taken before is free again.
+FREE_SLOTS: TextClause = text("""
+with pick as materialized (
+    select id from executions
+    where state = 'PENDING' and publish_count > 0 and next_publish_at > now() order by id for no key update skip locked
+)
+update executions e set next_publish_at = now(), publish_count = 0 from pick where e.id = pick.id
+""")
+
+RETURN_SLOTS: TextClause = text("""
+with pick as materialized (
+    select id from executions
+    where id = any(cast(:ids as uuid[])) and state is not distinct from 'PENDING'
+    order by id for no key update
+)
+update executions e set next_publish_at = now(), publish_count = 0 from pick where e.id = pick.id
+""")
+
+HORIZON: TextClause = text("""
+select now() as now, least(
+    (select next_run from jobs
+        where status = 'RUNNING' and next_run is not null and (held_until is null or held_until <= now())
+        order by next_run limit 1),
+    (select min(next_publish_at) from executions where state = 'PENDING')
+) as at
+""")
+
+NO_BUCKETS = f"array_fill(0::bigint, array[{len(DURATION_BUCKETS) + 1}])"
+
+# C. Rows of an earlier call with the same delivery, whose reply was lost, come back as well.
+CLAIM: TextClause = text(f"""
+with pick as materialized (
+    select id from executions
+    where id = any(cast(:ids as uuid[])) and state is not distinct from 'PENDING' and available_at <= now()
+    order by id for no key update skip locked
+), claimed as (
+    update executions e set
+        state = 'RUNNING', attempt = e.attempt + 1, lease_owner = :delivery,
+        lease_expires_at = now() + make_interval(secs => :lease), claimed_at = now(),
+        first_started_at = coalesce(e.first_started_at, now()), worker = :worker
+    from pick where e.id = pick.id
+    returning e.id, e.attempt, e.job_id, e.revision, e.failures, e.scheduled_at, e.kind, e.queue,
+        e.first_started_at = now() as is_first
+), started as (
+    insert into tallies as t (instance_id, kind, queue, outcome, count, duration_sum, duration_buckets)
+    select :instance, kind, queue, 'started', count(*), 0, {NO_BUCKETS} from claimed where is_first group by kind, queue
+    on conflict (instance_id, kind, queue, outcome) do update set count = t.count + excluded.count
+)
+select id, attempt, job_id, revision, failures, scheduled_at from claimed
+union all
+select id, attempt, job_id, revision, failures, scheduled_at from executions
+where id = any(cast(:ids as uuid[])) and state is not distinct from 'RUNNING' and lease_owner = :delivery
+""")  # noqa: S608 - constants of this module
+
+# S. Only what comes back may be sent.
+START: TextClause = text("""
+with pick as materialized (
+    select e.id from executions e
+    join json_to_recordset(cast(:tokens as json)) as t (id uuid, attempt int) on e.id = t.id and e.attempt = t.attempt
+    where e.state is not distinct from 'RUNNING' and e.lease_owner = :delivery
+        and e.lease_expires_at > now() + make_interval(secs => :margin)
+    order by e.id for no key update of e
+)
+update executions e set effect_started_at = now() from pick where e.id = pick.id returning e.id
+""")
+
+RENEW: TextClause = text("""
+with pick as materialized (
+    select e.id from executions e
+    join json_to_recordset(cast(:tokens as json)) as t (id uuid, attempt int) on e.id = t.id and e.attempt = t.attempt
+    where e.state is not distinct from 'RUNNING'
+    order by e.id for no key update of e
+)
+update executions e set lease_expires_at = now() + make_interval(secs => :lease)
+from pick where e.id = pick.id returning e.id
+""")
+
+CANCEL_REQUESTED: TextClause = text("""
+select e.id from executions e
+join json_to_recordset(cast(:tokens as json)) as t (id uuid, attempt int) on e.id = t.id and e.attempt = t.attempt
+where e.state = 'RUNNING' and e.cancel_requested_at is not null
+""")
+
+# Of each job that has just ended an execution, the oldest that waits becomes due.
+PROMOTED = """
+promoted as (
+    update executions e set state = 'PENDING', available_at = now(), next_publish_at = now(), publish_count = 0
+    where e.state = 'WAITING' and e.id in (
+        select distinct on (w.job_id) w.id from executions w
+        where w.state = 'WAITING' and w.job_id in (select job_id from ended) order by w.job_id, w.id
+    )
+    returning e.id, e.available_at
+)
+"""
+
+NOTIFIED = f"""
+notified as (
+    select pg_notify('{WAKE_CHANNEL}', extract(epoch from min(available_at))::text)::text as told
+    from (select available_at from ended_or_pending where state = 'PENDING' union all select available_at from promoted)
+        as soon
+    having count(*) > 0
+)
+"""
+
+# L. Nothing was sent, so no failure is counted.
+RELEASE: TextClause = text(f"""
+with pick as materialized (
+    select e.id from executions e
+    join json_to_recordset(cast(:tokens as json)) as t (id uuid, attempt int) on e.id = t.id and e.attempt = t.attempt
+    where e.state is not distinct from 'RUNNING' and e.effect_started_at is null
+    order by e.id for no key update of e
+), ended_or_pending as (
+    update executions e set
+        state = case when e.cancel_requested_at is null then 'PENDING' else 'CANCELLED' end,
+        finished_at = case when e.cancel_requested_at is null then null else now() end,
+        lease_owner = null, lease_expires_at = null, publish_count = 0,
+        available_at = now() + make_interval(secs => :delay),
+        next_publish_at = now() + make_interval(secs => :delay)
+    from pick where e.id = pick.id
+    returning e.id, e.job_id, e.state, e.available_at
+), ended as (
+    select job_id from ended_or_pending where state <> 'PENDING'
+), {PROMOTED}, {NOTIFIED}
+select id from ended_or_pending
+union all
+select null from notified
+""")  # noqa: S608 - constants of this module
+
+BUCKET = f"width_bucket(seconds, array{list(DURATION_BUCKETS)}::double precision[])"
+COUNTED_BUCKETS = ", ".join(f"count(*) filter (where bucket = {index})" for index in range(len(DURATION_BUCKETS) + 1))
+
+TALLIED = f"""
+tallied as (
+    insert into tallies as t (instance_id, kind, queue, outcome, count, duration_sum, duration_buckets)
+    select :instance, kind, queue, outcome, count(*), coalesce(sum(seconds), 0), array[{COUNTED_BUCKETS}]
+    from (
+        select kind, queue, seconds, case state when 'PENDING' then :again else state end as outcome, {BUCKET} as bucket
+        from ended_or_pending
+    ) as counted
+    group by kind, queue, outcome order by kind, queue, outcome
+    on conflict (instance_id, kind, queue, outcome) do update set
+        count = t.count + excluded.count,
+        duration_sum = t.duration_sum + excluded.duration_sum,
+        duration_buckets = (
+            select array_agg(old + new order by place)
+            from unnest(t.duration_buckets, excluded.duration_buckets) with ordinality as both_sides (old, new, place)
+        )
+)
+"""  # noqa: S608 - constants of this module
+
+# W. A retry of an execution whose cancellation was asked, or whose row allows no further attempt, ends instead.
+RECORD: TextClause = text(f"""
+with pick as materialized (
+    select e.id, e.attempt, e.worker, e.claimed_at, e.cancel_requested_at, e.failures, e.max_attempts,
+        r.state, r.delay, r.failed, r.seconds, r.error_code, r.error_message, r.response_status, r.response_excerpt
+    from executions e
+    join json_to_recordset(cast(:rows as json)) as r (
+        id uuid, attempt int, state text, delay double precision, failed boolean, seconds double precision,
+        error_code text, error_message text, response_status int, response_excerpt text
+    ) on e.id = r.id and e.attempt = r.attempt
+    where e.state is not distinct from 'RUNNING'
+    order by e.id for no key update of e
+), verdict as (
+    select *, case
+        when state <> 'PENDING' then state
+        when cancel_requested_at is not null then 'CANCELLED'
+        when failed and failures + 1 >= max_attempts then 'FAILED'
+        else 'PENDING' end as final_state
+    from pick
+), ended_or_pending as (
+    update executions e set
+        state = v.final_state,
+        failures = v.failures + v.failed::int,
+        lease_expires_at = null,
+        finished_at = case when v.final_state = 'PENDING' then null else now() end,
+        available_at = case when v.final_state = 'PENDING' then now() + make_interval(secs => v.delay)
+            else e.available_at end,
+        next_publish_at = case when v.final_state = 'PENDING' then now() + make_interval(secs => v.delay) end,
+        publish_count = 0,
+        effect_started_at = case when v.final_state = 'PENDING' then null else e.effect_started_at end,
+        error_code = v.error_code, error_message = v.error_message,
+        response_status = v.response_status, response_excerpt = v.response_excerpt
+    from verdict v where e.id = v.id
+    returning e.id, e.job_id, e.kind, e.queue, e.state, e.available_at, v.seconds
+), ended as (
+    select job_id from ended_or_pending where state <> 'PENDING'
+), kept as (
+    insert into attempts (
+        execution_id, attempt, worker, claimed_at, finished_at, outcome, error_code, error_message, response_status
+    )
+    select v.id, v.attempt, v.worker, v.claimed_at, now(), 'FAILED', v.error_code, v.error_message, v.response_status
+    from verdict v where v.final_state = 'PENDING'
+    on conflict do nothing
+), {TALLIED}, {PROMOTED}, {NOTIFIED}
+select id from ended_or_pending
+union all
+select null from notified
+""")  # noqa: S608 - constants of this module
+
+# After a lost reply: these were recorded before, by us.
+RECORDED_BEFORE: TextClause = text("""
+select e.id from executions e
+join json_to_recordset(cast(:tokens as json)) as t (id uuid, attempt int, lease_owner uuid)
+    on e.id = t.id and e.attempt = t.attempt and e.lease_owner = t.lease_owner
+where e.state is distinct from 'RUNNING'
+""")
+
+# R2. Only S sets effect_started_at, so it is set only where a second effect is forbidden.
+RESCUE: TextClause = text(f"""
+with pick as materialized (
+    select id, attempt, worker, claimed_at, cancel_requested_at, failures, max_attempts, effect_started_at
+    from executions
+    where state = 'RUNNING' and lease_expires_at < now() - make_interval(secs => :grace)
+        and (cast(:spare as double precision) is null or lease_expires_at < now() - make_interval(secs => :spare))
+    order by id limit 1000 for no key update skip locked
+), verdict as (
+    select *, case
+        when cancel_requested_at is not null then 'CANCELLED'
+        when effect_started_at is not null then 'UNKNOWN'
+        when failures + 1 >= max_attempts then 'FAILED'
+        else 'PENDING' end as final_state
+    from pick
+), ended_or_pending as (
+    update executions e set
+        state = v.final_state, failures = v.failures + 1, lease_owner = null, lease_expires_at = null,
+        finished_at = case when v.final_state = 'PENDING' then null else now() end,
+        available_at = case when v.final_state = 'PENDING' then now() else e.available_at end,
+        next_publish_at = case when v.final_state = 'PENDING' then now() end,
+        publish_count = 0, error_code = 'lost',
+        error_message = 'the worker ' || coalesce(v.worker, '') || ' did not renew its lease',
+        response_status = null, response_excerpt = null
+    from verdict v where e.id = v.id
+    returning e.id, e.job_id, e.kind, e.queue, e.state, e.available_at,
+        extract(epoch from now() - e.claimed_at)::double precision as seconds
+), ended as (
+    select job_id from ended_or_pending where state <> 'PENDING'
+), kept as (
+    insert into attempts (execution_id, attempt, worker, claimed_at, finished_at, outcome, error_code, error_message)
+    select v.id, v.attempt, v.worker, v.claimed_at, now(), 'LOST', 'lost', 'the worker did not renew its lease'
+    from verdict v where v.final_state = 'PENDING'
+    on conflict do nothing
+), {TALLIED}, {PROMOTED}, {NOTIFIED}
+select state, count(*) as count from ended_or_pending group by state
+union all
+select 'PROMOTED', count(*) from promoted having count(*) > 0
+union all
+select 'NOTIFIED', 0 from notified
+""")  # noqa: S608 - constants of this module
+
+# Waiting executions whose job has nothing active: a dispatch and a recording that crossed can leave one.
+PROMOTE_IDLE: TextClause = text(f"""
+with idle as materialized (
+    select distinct on (w.job_id) w.id from executions w
+    where w.state = 'WAITING' and not exists (
+        select 1 from executions a
+        where a.job_id = w.job_id and a.state in ('PENDING', 'RUNNING') and a.overlap <> 'allow'
+    )
+    order by w.job_id, w.id
+), ended_or_pending as (
+    update executions e set state = 'PENDING', available_at = now(), next_publish_at = now(), publish_count = 0
+    from idle where e.id = idle.id and e.state = 'WAITING'
+    returning e.id, e.state, e.available_at
+), promoted as (
+    select available_at from ended_or_pending where false
+), {NOTIFIED}
+select count(*) as count from ended_or_pending
+union all
+select 0 from notified
+""")  # noqa: S608 - constants of this module
+
+DEFINITIONS: TextClause = text("""
+select r.job_id, r.revision, r.definition from job_revisions r
+join json_to_recordset(cast(:keys as json)) as k (job_id uuid, revision int)
+    on r.job_id = k.job_id and r.revision = k.revision
+""")
+
+TALLIES: TextClause = text("""
+select kind, outcome, sum(count)::bigint as count, sum(duration_sum) as duration_sum,
+    (select array_agg(total order by place) from (
+        select place, sum(value)::bigint as total
+        from tallies s, unnest(s.duration_buckets) with ordinality as u (value, place)
+        where s.kind = t.kind and s.outcome = t.outcome group by place
+    ) as summed) as duration_buckets
+from tallies t group by kind, outcome order by kind, outcome
+""")

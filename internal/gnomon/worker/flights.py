@@ -1,0 +1,72 @@
+"""What a worker process has in flight: attempts it holds a lease on, from the claim to the record."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from uuid import UUID
+
+from gnomon.job.model import Definition
+from gnomon.job.ports import Claimed, Token
+
+
+class Abort(StrEnum):
+    """Why an attempt was broken off."""
+
+    LEASE_LOST = "lease_lost"
+    CANCELLED = "cancelled"
+    SHUTDOWN = "shutdown"
+
+
+@dataclass(kw_only=True, eq=False)
+class Flight:
+    """One attempt in flight. `trusted_until` is this process's own clock (`monotonic`), on the safe side."""
+
+    claimed: Claimed
+    definition: Definition
+    owner: UUID
+    trusted_until: float
+    renewed_at: float
+    task: asyncio.Task[None] | None = None
+    abort: Abort | None = None
+    token: Token = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.token = Token(id=self.claimed.id, attempt=self.claimed.attempt)
+
+
+def monotonic() -> float:
+    """Seconds that go on while the machine sleeps, as leases do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def trusted_until(sent_at: float, lease: timedelta) -> float:
+    """How long a lease may be relied on that was asked for at `sent_at`: a tenth less than the database grants it."""
+    return sent_at + lease.total_seconds() * 0.9
+
+
+class Flights:
+    """The registry, shared by the event loop and the recorder's thread."""
+
+    def __init__(self) -> None:
+        self._flights: dict[UUID, Flight] = {}
+        self._lock = threading.Lock()
+
+    def add(self, flights: Collection[Flight]) -> None:
+        """From the claim on."""
+        with self._lock:
+            self._flights.update((flight.claimed.id, flight) for flight in flights)
+
+    def remove(self, flight: Flight) -> None:
+        """Once its outcome is with the recorder, or dropped. A newer attempt of the same execution stays."""
+        with self._lock:
+            if self._flights.get(flight.claimed.id) is flight:
+                del self._flights[flight.claimed.id]
+
+    def all(self) -> list[Flight]:
+        """A snapshot."""
+        with self._lock:
+            return list(self._flights.values())

@@ -1,0 +1,236 @@
+"""Turns a message into outcomes: claim, start, execute. Knows neither Celery nor Postgres."""
+
+import asyncio
+import logging
+import random
+import threading
+from collections.abc import Callable, Collection, Sequence
+from datetime import timedelta
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+from gnomon.job.errors import Unavailable
+from gnomon.job.model import Definition, Delivery
+from gnomon.job.outcome import Failed, Outcome, Sent
+from gnomon.job.ports import Claimed, ExecutionStore, Token
+from gnomon.worker.definitions import DefinitionCache
+from gnomon.worker.executors import Call, Executors
+from gnomon.worker.flights import Abort, Flight, Flights, monotonic, trusted_until
+from gnomon.worker.recorder import Recorder
+from gnomon.worker.slots import Slots
+from gnomon.worker.verdict import Tried, judge, unreadable
+
+log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+
+class Runner:
+    """Runs executions on one event loop, in a thread of its own.
+
+    `admit` is called by many threads at once and returns when the last id has been claimed and handed to the loop (or
+    dropped): the slots are the only back-pressure, so a slow target holds up nothing but itself.
+    """
+
+    RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+    def __init__(
+        self,
+        *,
+        store: ExecutionStore,
+        executors: Callable[[], Executors],
+        new_loop: Callable[[], asyncio.AbstractEventLoop],
+        concurrency: int,
+        lease: timedelta,
+    ) -> None:
+        self._store = store
+        self._make_executors = executors
+        self._loop = new_loop()
+        self._lease = lease
+        self._slots = Slots(concurrency)
+        self._flights = Flights()
+        self._definitions = DefinitionCache(store)
+        self._recorder = Recorder(store, self._flights, lease=lease, abort=self._abort)
+        self._stopping = threading.Event()
+        self._executors: Executors
+        self._thread = threading.Thread(target=self._loop.run_forever, name="effects", daemon=True)
+
+    def start(self) -> None:
+        """Starts the loop and the recorder."""
+        self._thread.start()
+        self._executors = asyncio.run_coroutine_threadsafe(self._build_executors(), self._loop).result()
+        self._recorder.start()
+
+    def admit(self, ids: Sequence[UUID]) -> None:
+        """Claims and starts all of `ids` that are still to be run, waiting for slots as needed."""
+        left = list(ids)
+        while left:
+            count = self._slots.take(len(left))
+            if count == 0:
+                self._give_up(left)
+                return
+            part, left = left[:count], left[count:]
+            self._admit_part(part)
+
+    def drain(self, grace: timedelta) -> None:
+        """Admits no more, lets what is in flight finish within `grace`, breaks off the rest, records everything."""
+        self._stopping.set()
+        self._slots.close()
+        if not self._slots.wait_until_idle(grace.total_seconds()):
+            late = self._flights.all()
+            log.warning("%s executions did not finish within %s s and are broken off", len(late), grace.total_seconds())
+            for flight in late:
+                self._abort(flight, Abort.SHUTDOWN)
+            self._slots.wait_until_idle(2.0)
+        unwritten = self._recorder.stop(timedelta(seconds=10))
+        if unwritten:
+            log.error("%s outcomes could not be recorded; their executions are rescued when their leases end", unwritten)
+        asyncio.run_coroutine_threadsafe(self._executors.aclose(), self._loop).result(5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+
+    @property
+    def in_flight(self) -> int:
+        """Executions claimed and not finished."""
+        return self._slots.in_use
+
+    async def _build_executors(self) -> Executors:
+        return self._make_executors()
+
+    def _admit_part(self, ids: Sequence[UUID]) -> None:
+        """Takes the place of `len(ids)` slots; those that are not used are given back."""
+        flights: list[Flight] = []
+        try:
+            flights = self._claim(ids)
+            if flights:
+                self._flights.add(flights)
+                self._loop.call_soon_threadsafe(self._take_off, flights)
+        finally:
+            self._slots.give(len(ids) - len(flights))
+
+    def _claim(self, ids: Sequence[UUID]) -> list[Flight]:
+        delivery, sent_at = uuid4(), monotonic()
+        claimed = self._insist(lambda: self._store.claim(ids, delivery=delivery, lease=self._lease))
+        if not claimed:
+            return []
+        try:
+            flights = self._readable(claimed, delivery, sent_at)
+            return self._started(flights, delivery)
+        except Unavailable:
+            self._release([Token(id=one.id, attempt=one.attempt) for one in claimed])
+            return []
+
+    def _readable(self, claimed: Sequence[Claimed], delivery: UUID, sent_at: float) -> list[Flight]:
+        keys = {(one.job_id, one.revision) for one in claimed}
+        definitions = self._insist(lambda: self._definitions.of(keys))
+        flights = []
+        for one in claimed:
+            definition = definitions.get((one.job_id, one.revision))
+            if definition is None:
+                self._recorder.add(unreadable(_tried(one, delivery, timedelta(0))))
+            else:
+                flights.append(self._flight(one, definition, delivery, sent_at))
+        return flights
+
+    def _flight(self, claimed: Claimed, definition: Definition, delivery: UUID, sent_at: float) -> Flight:
+        return Flight(
+            claimed=claimed,
+            definition=definition,
+            owner=delivery,
+            trusted_until=trusted_until(sent_at, self._lease),
+            renewed_at=sent_at,
+        )
+
+    def _started(self, flights: list[Flight], delivery: UUID) -> list[Flight]:
+        """Drops the at-most-once flights whose start could not be marked: they must not be sent."""
+        marked = [f.token for f in flights if f.definition.delivery is Delivery.AT_MOST_ONCE]
+        if not marked:
+            return flights
+        started = self._insist(lambda: self._store.start(marked, delivery=delivery, margin=self._lease / 2))
+        return [f for f in flights if f.definition.delivery is not Delivery.AT_MOST_ONCE or f.token.id in started]
+
+    def _take_off(self, flights: Collection[Flight]) -> None:
+        for flight in flights:
+            flight.task = self._loop.create_task(self._fly(flight))
+
+    async def _fly(self, flight: Flight) -> None:
+        started_at = monotonic()
+        try:
+            outcome: Outcome = await self._execute(flight)
+        except asyncio.CancelledError:
+            outcome = _broken_off(flight.abort)
+        except Exception:
+            log.exception(
+                "execution %s: the executor failed", flight.claimed.id, extra={"execution_id": str(flight.claimed.id)}
+            )
+            outcome = _failed("internal", "the worker failed while executing; its log has the reason")
+        finally:
+            self._flights.remove(flight)
+            self._slots.give(1)
+        if flight.abort is not Abort.LEASE_LOST:
+            duration = timedelta(seconds=monotonic() - started_at)
+            cancelled = flight.abort is Abort.CANCELLED
+            self._recorder.add(judge(flight.definition, _tried(flight.claimed, flight.owner, duration, cancelled), outcome))
+
+    async def _execute(self, flight: Flight) -> Outcome:
+        definition = flight.definition
+        call = Call(
+            execution_id=flight.claimed.id,
+            attempt=flight.claimed.attempt,
+            scheduled_at=flight.claimed.scheduled_at,
+            timeout=definition.timeout,
+            fresh_connection=definition.delivery is Delivery.AT_MOST_ONCE,
+        )
+        return await self._executors.execute(definition.target, call)
+
+    def _abort(self, flight: Flight, reason: Abort) -> None:
+        """Breaks an attempt off; from any thread."""
+        if flight.abort is None:
+            flight.abort = reason
+            self._loop.call_soon_threadsafe(_cancel, flight)
+
+    def _insist(self, ask: Callable[[], Answer]) -> Answer:
+        """Asks until the store answers: while it is away, not taking messages is the right back-pressure.
+
+        Raises Unavailable only when the worker is stopping.
+        """
+        tries = 0
+        while True:
+            try:
+                return ask()
+            except Unavailable as error:
+                if tries == 0:
+                    log.warning("the store does not answer (%s): executions wait", error)
+                if self._stopping.wait(self.RETRY_SECONDS[min(tries, len(self.RETRY_SECONDS) - 1)]):
+                    raise
+                tries += 1
+
+    def _release(self, tokens: Sequence[Token]) -> None:
+        try:
+            self._store.release(tokens, delay=timedelta(0))
+        except Unavailable as error:
+            log.warning("%s executions could not be released (%s); they are rescued later", len(tokens), error)
+
+    def _give_up(self, ids: Sequence[UUID]) -> None:
+        try:
+            self._store.return_slots(ids)
+        except Unavailable as error:
+            log.warning("%s executions of a message were not admitted (%s); they are published again", len(ids), error)
+
+
+def _cancel(flight: Flight) -> None:
+    if flight.task is not None:
+        flight.task.cancel()
+
+
+def _tried(claimed: Claimed, owner: UUID, duration: timedelta, cancelled: bool = False) -> Tried:
+    return Tried(claimed=claimed, owner=owner, duration=duration, cancelled=cancelled, rand=random.random())  # noqa: S311 - spreads retries
+
+
+def _broken_off(reason: Abort | None) -> Failed:
+    if reason is Abort.CANCELLED:
+        return _failed("cancelled", "cancelled on request while it ran")
+    return _failed("interrupted", "the worker stopped before the call had ended")
+
+
+def _failed(code: str, message: str) -> Failed:
+    return Failed(code=code, message=message, sent=Sent.MAYBE_SENT, permanent=False)

@@ -1,0 +1,54 @@
+"""How many executions a worker process may have in flight: the only back-pressure there is."""
+
+import threading
+
+
+class Slots:
+    """A counting semaphore that hands out as many as are free, up to what is wanted."""
+
+    # One claim costs the database a round trip whatever its size, so it pays to wait a moment for company.
+    GATHER_SECONDS = 0.005
+
+    def __init__(self, capacity: int) -> None:
+        self._free = self._capacity = capacity
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def take(self, wanted: int) -> int:
+        """Waits until at least one is free and takes up to `wanted`; 0 once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or self._closed)
+            if self._free < wanted and not self._closed:
+                self._changed.wait_for(lambda: self._free >= wanted or self._closed, self.GATHER_SECONDS)
+            if self._closed:
+                return 0
+            taken = min(wanted, self._free)
+            self._free -= taken
+            return taken
+
+    def give(self, count: int) -> None:
+        """Gives taken slots back."""
+        with self._changed:
+            self._free += count
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Hands out no more; whoever waits gets 0."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
+    def in_use(self) -> int:
+        """How many are taken now."""
+        return self._capacity - self._free
+
+    def wait_until_idle(self, timeout: float) -> bool:
+        """Waits up to `timeout` seconds until none is taken; tells whether that happened."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._free == self._capacity, timeout)
