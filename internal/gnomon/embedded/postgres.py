@@ -27,6 +27,7 @@ from gnomon.embedded.processes import (
     kill_child,
     start_child,
     stop_child,
+    wait_until_gone,
     wait_until_ready,
 )
 from gnomon.job.errors import ConfigurationError
@@ -77,6 +78,7 @@ class EmbeddedPostgres:
         """
         if self.pid:
             return
+        self._let_former_postmaster_end()
         binaries = find_postgres(major=self._cluster_release())
         if self._cluster_release() is None:
             self._make_cluster(binaries)
@@ -183,6 +185,12 @@ class EmbeddedPostgres:
 
     def _connect(self, database: str) -> connection:
         return psycopg2.connect(self.url_of(database), connect_timeout=5)
+
+    def _let_former_postmaster_end(self) -> None:
+        """One whose owner was killed a moment ago still shuts down. If it stays, Postgres itself says what is wrong."""
+        with contextlib.suppress(OSError, IndexError, ValueError, TimeoutError):
+            former = int((self._cluster / "postmaster.pid").read_text().splitlines()[0])
+            wait_until_gone([former])
 
     def _shared_memory_id(self) -> int | None:
         """The System V segment that guards the cluster against a second postmaster: the pid file's line 7, 'key id'."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from gnomon.job.errors import Unavailable
 
@@ -109,37 +109,55 @@ def wait_until_ready(
         time.sleep(_POLL_SECONDS)
 
 
-def stop_child(child: Child, *, ask: signal.Signals = signal.SIGTERM, grace_seconds: float = 10) -> None:
-    """Ask the child to end; kill it and its descendants when it has not within `grace_seconds`."""
+def stop_child(
+    child: Child,
+    *,
+    ask: signal.Signals = signal.SIGTERM,
+    grace_seconds: float = 10,
+    urgent: Callable[[], bool] = lambda: False,
+) -> None:
+    """Ask the child to end; kill it when it has not within `grace_seconds`, or `urgent()` says not to wait for it.
+
+    What it leaves behind (its own children) is killed in either case.
+    """
     if child.poll() is not None:
+        end_orphans_of(child)
         return
+    family = family_of(child.pid)
     child.send_signal(ask)
-    try:
-        child.wait(grace_seconds)
-    except subprocess.TimeoutExpired:
-        kill_child(child)
+    give_up_at = time.monotonic() + grace_seconds
+    while child.poll() is None and time.monotonic() < give_up_at and not urgent():
+        time.sleep(_POLL_SECONDS)
+    child.kill()
+    child.wait()
+    _end(family)
 
 
 def kill_child(child: Child) -> None:
-    """SIGKILL the child and every descendant it has at this moment; return when all are gone."""
-    family = descendants(child.pid)
+    """SIGKILL the child and its whole family; return when all are gone."""
+    family = family_of(child.pid)
     child.kill()
     child.wait()
-    for pid in family:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    wait_until_gone(family)
+    _end(family)
 
 
-def descendants(pid: int) -> list[int]:
-    """The children of `pid`, their children, and so on, as of now."""
-    parents = _living_processes()
-    found: list[int] = []
+def end_orphans_of(child: Child) -> None:
+    """Kill what a dead child left running in its process group. A number in use again is nobody of ours: left alone."""
+    living = _living_processes()
+    if child.pid not in living:
+        _end(pid for pid, relation in living.items() if relation.group == child.pid)
+
+
+def family_of(pid: int) -> list[int]:
+    """Descendants and members of the process group of `pid`, as of now, without itself."""
+    living = _living_processes()
+    found: set[int] = set()
     frontier = {pid}
     while frontier:
-        frontier = {child for child, parent in parents.items() if parent in frontier}
-        found += sorted(frontier)
-    return found
+        found |= frontier
+        related = {other for other, relation in living.items() if relation.parent in frontier or relation.group == pid}
+        frontier = related - found
+    return sorted(found - {pid})
 
 
 def wait_until_gone(pids: Iterable[int], *, deadline_seconds: float = 10) -> None:
@@ -156,28 +174,41 @@ def is_running(pid: int) -> bool:
     return pid in _living_processes()
 
 
-def _living_processes() -> dict[int, int]:
-    """Each process that is not a zombie, with its parent. From /proc where there is one: slim images have no `ps`."""
+def _end(pids: Iterable[int]) -> None:
+    doomed = list(pids)
+    for pid in doomed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until_gone(doomed)
+
+
+class _Relation(NamedTuple):
+    parent: int
+    group: int
+
+
+def _living_processes() -> dict[int, _Relation]:
+    """Each process that is not a zombie. From /proc where there is one: slim images have no `ps`."""
     rows = _rows_of_proc() if Path("/proc/self/stat").exists() else _rows_of_ps()
-    return {int(pid): int(parent) for pid, parent, state in rows if not state.startswith("Z")}
+    return {int(pid): _Relation(int(parent), int(group)) for pid, state, parent, group in rows if state[0] != "Z"}
 
 
-def _rows_of_proc() -> Iterator[tuple[str, str, str]]:
+def _rows_of_proc() -> Iterator[tuple[str, str, str, str]]:
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
             try:
                 stat = Path(entry.path, "stat").read_text(errors="replace")
             except OSError:
                 continue  # it ended between the listing and the reading
-            state, parent, *_ = stat.rpartition(")")[2].split()
-            yield entry.name, parent, state
+            state, parent, group, *_ = stat.rpartition(")")[2].split()
+            yield entry.name, state, parent, group
 
 
-def _rows_of_ps() -> Iterator[tuple[str, str, str]]:
-    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
-    for line in table.splitlines():
-        pid, parent, state = line.split()
-        yield pid, parent, state
+def _rows_of_ps() -> Iterator[tuple[str, str, str, str]]:
+    command = ["ps", "-A", "-o", "pid=,stat=,ppid=,pgid="]
+    for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines():
+        pid, state, parent, group = line.split()
+        yield pid, state, parent, group
 
 
 def tail(log: Path, *, lines: int = _TAIL_LINES) -> str:

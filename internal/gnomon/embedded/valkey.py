@@ -96,7 +96,7 @@ class EmbeddedValkey:
             [
                 f"bind {LOOPBACK}",
                 f"port {self.port}",
-                f'dir "{folder}"',
+                f"dir {_quoted(folder)}",
                 f"requirepass {self._password}",
                 f"appendonly {'yes' if self._persist else 'no'}",
                 "appendfsync everysec",
@@ -117,3 +117,8 @@ class EmbeddedValkey:
         except OSError:
             return False
         return answer.endswith(b"+PONG\r\n")
+
+
+def _quoted(path: Path) -> str:
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
