@@ -208,21 +208,21 @@ def _read_schedule(document: Mapping[str, Any], now: datetime | None, starts_at:
         detail = f"{' and '.join(given)} exclude each other" if given else f"no schedule: give one of {known}"
         raise InvalidJob.at(f"/{given[1]}" if given else "/cron_schedule", detail, "a job has exactly one schedule")
     value = document[given[0]]
+    if given[0] == "execute_at":
+        _refuse_timezone(document)
+        return At(parse_instant(value, "/execute_at"))
     anchor_at = _optional_instant(document, "anchor_at") or starts_at or now
-    if anchor_at is None and given[0] != "execute_at":
+    if given[0] == "cron_schedule":
+        timezone = document.get("timezone") or "UTC"
+        if anchor_at is None:  # a document of ours: its intervals are spelled out, so this is no @every
+            return Cron(value, timezone)
+        return parse_cron(value, timezone=timezone, anchor_at=anchor_at)
+    _refuse_timezone(document)
+    if anchor_at is None:
         raise InvalidJob.at("/anchor_at", "is missing, and there is no clock to take it from")
-    match given[0]:
-        case "cron_schedule":
-            return parse_cron(value, timezone=document.get("timezone") or "UTC", anchor_at=anchor_at)
-        case "interval_seconds":
-            _refuse_timezone(document)
-            return Every(seconds=value, anchor_at=anchor_at)
-        case "delay_seconds":
-            _refuse_timezone(document)
-            return At((now or anchor_at) + timedelta(seconds=_bounded(value, 0, 10**9, "/delay_seconds")))
-        case _:
-            _refuse_timezone(document)
-            return At(parse_instant(value, "/execute_at"))
+    if given[0] == "interval_seconds":
+        return Every(value, anchor_at)
+    return At((now or anchor_at) + timedelta(seconds=_bounded(value, 0, 10**9, "/delay_seconds")))
 
 
 def _refuse_timezone(document: Mapping[str, Any]) -> None:
@@ -267,7 +267,7 @@ def _write_auth(auth: BasicAuth | BearerAuth | None, secrets: bool) -> Document:
 
 
 def _read_retry(retry: Mapping[str, Any]) -> RetryPolicy:
-    known = {
+    known: dict[str, Any] = {
         "max_attempts": retry.get("max_attempts"),
         "initial": _optional_seconds(retry, "initial_seconds", "/retry"),
         "multiplier": retry.get("multiplier"),

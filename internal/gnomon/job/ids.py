@@ -1,4 +1,4 @@
-"""Execution ids. That of a scheduled moment follows from the job and the moment, so the primary key is their uniqueness."""
+"""Execution ids. That of a scheduled moment follows from job and moment: the primary key is their uniqueness."""
 
 import hashlib
 from datetime import UTC, datetime, timedelta

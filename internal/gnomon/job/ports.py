@@ -24,9 +24,6 @@ class Page(Generic[Item]):
     cursor: str | None
 
 
-
-
-
 @dataclass(frozen=True, kw_only=True)
 class JobQuery:
     """Which jobs to list, newest first. A job must bear every tag of `tags`."""
@@ -121,9 +118,6 @@ class Tally:
     duration_buckets: Sequence[int]
 
 
-
-
-
 @dataclass(frozen=True, kw_only=True)
 class Hold:
     """A job whose schedule could not be computed: it is left alone for a while, and the reason shown."""
@@ -175,7 +169,10 @@ class Token:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """How an attempt ended. `state` is final, or PENDING for a retry `delay` from now. `owner` is the claim's delivery."""
+    """How an attempt ended. `state` is final, or PENDING for a retry `delay` from now.
+
+    `owner` is the delivery that claimed it.
+    """
 
     token: Token
     owner: UUID
@@ -243,7 +240,10 @@ class DispatchStore(Protocol):
         """Makes pending executions due for `republish` at once: their message was not, or will not be, heard."""
 
     def free_slots(self) -> int:
-        """R1, when the broker has lost its messages: what was published is due for `republish` at once. Returns how many."""
+        """R1, when the broker has lost its messages: all that was published is due for `republish` at once.
+
+        Returns how many executions that are.
+        """
 
     def rescue(self, *, grace: timedelta, spare: timedelta | None) -> Rescued:
         """R2: ends or requeues attempts whose lease ended more than `grace` ago.

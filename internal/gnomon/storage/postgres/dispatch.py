@@ -74,7 +74,7 @@ class PostgresDispatchStore:
         }
         with translated(), self._autocommit.connect() as connection:
             rows = connection.execute(statements.RESCUE, parameters).all()
-            counts = {row.state: row.count for row in rows}
+            counts = {row.state: row.total for row in rows}
             return Rescued(
                 requeued=counts.get("PENDING", 0),
                 failed=counts.get("FAILED", 0),
@@ -91,7 +91,7 @@ class PostgresDispatchStore:
 
     def _promote_idle(self, connection: Connection) -> int:
         try:
-            return sum(row.count for row in connection.execute(statements.PROMOTE_IDLE))
+            return sum(row.total for row in connection.execute(statements.PROMOTE_IDLE))
         except IntegrityError:
             # a dispatch made another execution of that job active in between: what waits is promoted when that ends
             return 0

@@ -8,7 +8,8 @@ import sqlalchemy
 from psycopg2 import errorcodes
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, TimeoutError
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from gnomon.job.errors import ConfigurationError, Contended, Unavailable
 
@@ -73,7 +74,7 @@ def translated() -> Iterator[None]:
     """Turns the driver's passing troubles into Unavailable (Contended for locks); lets defects through as they are."""
     try:
         yield
-    except (TimeoutError, NoSuchModuleError) as error:
+    except PoolTimeoutError as error:
         raise Unavailable("no database connection became free within 5 s") from error
     except DBAPIError as error:
         if error_code(error) in CONTENTION:
@@ -88,7 +89,9 @@ def is_passing(error: DBAPIError) -> bool:
     code = error_code(error)
     if code is None:
         return isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
-    return code.startswith(PASSING_CLASSES) or code in CONTENTION or code == errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+    return (
+        code.startswith(PASSING_CLASSES) or code in CONTENTION or code == errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+    )
 
 
 def error_code(error: DBAPIError) -> str | None:

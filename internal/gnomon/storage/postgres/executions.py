@@ -68,7 +68,9 @@ class PostgresExecutionStore:
             except DBAPIError as error:
                 if is_passing(error):
                     raise
-                raise Unrecordable(f"the database refuses {len(records)} outcomes ({type(error.orig).__name__})") from error
+                raise Unrecordable(
+                    f"the database refuses {len(records)} outcomes ({type(error.orig).__name__})"
+                ) from error
 
     def recorded_before(self, records: Sequence[Record]) -> set[UUID]:
         """W leaves the owner on the row, so that a lost reply can be told from a lost lease."""

@@ -23,7 +23,7 @@ from gnomon.storage.postgres.tables import executions, job_revisions, jobs
 NOTIFY = text(f"select pg_notify('{statements.WAKE_CHANNEL}', extract(epoch from cast(:at as timestamptz))::text)")
 
 # D refuses what a deleted job still owes; the row limits itself to the attempt it is in.
-DELETE = text(f"""
+DELETE = text("""
 with gone as (
     update jobs set deleted_at = now(), updated_at = now(), status = 'STOPPED', next_run = null
     where id = :id and deleted_at is null returning id
@@ -34,7 +34,7 @@ with gone as (
     update executions e set max_attempts = 0 from gone where e.job_id = gone.id and e.state = 'RUNNING'
 )
 select id from gone
-""")  # noqa: S608 - constants of this module
+""")
 
 
 class PostgresJobStore:
@@ -90,7 +90,11 @@ class PostgresJobStore:
     def update(self, job_id: UUID, decide: Callable[[Job, datetime], JobChange]) -> Job:
         """One transaction under the job's row lock; dispatch passes over the job meanwhile."""
         with translated(), self._engine.begin() as connection:
-            lock = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.deleted_at.is_(None)).with_for_update(key_share=True)
+            lock = (
+                select(jobs.c.id)
+                .where(jobs.c.id == job_id, jobs.c.deleted_at.is_(None))
+                .with_for_update(key_share=True)
+            )
             if connection.execute(lock).first() is None:
                 raise NotFound(f"no job {job_id}")
             job = _one(connection, _select_jobs().where(jobs.c.id == job_id), f"no job {job_id}")

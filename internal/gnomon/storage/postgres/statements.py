@@ -15,8 +15,8 @@ WAKE_CHANNEL = "gnomon_wake"
 PUBLISH_SLOT_SECONDS = 15
 PUBLISH_SLOT_MAX_SECONDS = 900
 
-DUE_COLUMNS = """id, revision, queue, cron_schedule, interval_seconds, anchor_at, execute_at, timezone, starts_at, ends_at,
-    spread_seconds, misfire_policy, misfire_grace_seconds, misfire_limit, misfires_run, overlap, next_run"""
+DUE_COLUMNS = """id, revision, queue, cron_schedule, interval_seconds, anchor_at, execute_at, timezone, starts_at,
+    ends_at, spread_seconds, misfire_policy, misfire_grace_seconds, misfire_limit, misfires_run, overlap, next_run"""
 
 # Jobs that are on time come first, oldest first; those that fell behind get what is left, and a tenth in any case.
 DUE: TextClause = text(f"""
@@ -35,7 +35,7 @@ with on_time as materialized (
 select now() as now, * from on_time
 union all
 select now() as now, * from behind
-""")  # noqa: S608 - constants of this module
+""")
 
 # D3. `state` is PENDING, WAITING or SKIPPED. What a unique index refuses is left out of the answer.
 INSERT_EXECUTIONS: TextClause = text("""
@@ -142,7 +142,7 @@ select id, attempt, job_id, revision, failures, scheduled_at from claimed
 union all
 select id, attempt, job_id, revision, failures, scheduled_at from executions
 where id = any(cast(:ids as uuid[])) and state is not distinct from 'RUNNING' and lease_owner = :delivery
-""")  # noqa: S608 - constants of this module
+""")
 
 # S. Only what comes back may be sent.
 START: TextClause = text("""
@@ -216,7 +216,7 @@ with pick as materialized (
 select id from ended_or_pending
 union all
 select null from notified
-""")  # noqa: S608 - constants of this module
+""")
 
 BUCKET = f"width_bucket(seconds, array{list(DURATION_BUCKETS)}::double precision[])"
 COUNTED_BUCKETS = ", ".join(f"count(*) filter (where bucket = {index})" for index in range(len(DURATION_BUCKETS) + 1))
@@ -238,7 +238,7 @@ tallied as (
             from unnest(t.duration_buckets, excluded.duration_buckets) with ordinality as both_sides (old, new, place)
         )
 )
-"""  # noqa: S608 - constants of this module
+"""
 
 # W. A retry of an execution whose cancellation was asked, or whose row allows no further attempt, ends instead.
 RECORD: TextClause = text(f"""
@@ -287,7 +287,7 @@ with pick as materialized (
 select id from ended_or_pending
 union all
 select null from notified
-""")  # noqa: S608 - constants of this module
+""")
 
 # After a lost reply: these were recorded before, by us.
 RECORDED_BEFORE: TextClause = text("""
@@ -332,12 +332,12 @@ with pick as materialized (
     from verdict v where v.final_state = 'PENDING'
     on conflict do nothing
 ), {TALLIED}, {PROMOTED}, {NOTIFIED}
-select state, count(*) as count from ended_or_pending group by state
+select state, count(*) as total from ended_or_pending group by state
 union all
 select 'PROMOTED', count(*) from promoted having count(*) > 0
 union all
 select 'NOTIFIED', 0 from notified
-""")  # noqa: S608 - constants of this module
+""")
 
 # Waiting executions whose job has nothing active: a dispatch and a recording that crossed can leave one.
 PROMOTE_IDLE: TextClause = text(f"""
@@ -355,10 +355,10 @@ with idle as materialized (
 ), promoted as (
     select available_at from ended_or_pending where false
 ), {NOTIFIED}
-select count(*) as count from ended_or_pending
+select count(*) as total from ended_or_pending
 union all
 select 0 from notified
-""")  # noqa: S608 - constants of this module
+""")
 
 DEFINITIONS: TextClause = text("""
 select r.job_id, r.revision, r.definition from job_revisions r

@@ -144,15 +144,15 @@ CREATE TABLE job_revisions (
 TRANSITIONS = """
 CREATE FUNCTION executions_refuse_illegal_transition() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    IF new.attempt <> old.attempt + (new.state = 'RUNNING')::int THEN
+        RAISE EXCEPTION 'execution %: only a claim raises the attempt, by one', old.id;
+    END IF;
     IF NOT (
         old.state = 'WAITING' AND new.state IN ('PENDING', 'CANCELLED')
         OR old.state = 'PENDING' AND new.state IN ('RUNNING', 'CANCELLED')
         OR old.state = 'RUNNING' AND new.state IN ('PENDING', 'SUCCEEDED', 'FAILED', 'UNKNOWN', 'CANCELLED')
     ) THEN
         RAISE EXCEPTION 'execution %: % can not become %', old.id, old.state, new.state;
-    END IF;
-    IF (new.state = 'RUNNING') <> (new.attempt = old.attempt + 1) THEN
-        RAISE EXCEPTION 'execution %: only a claim raises the attempt, by one', old.id;
     END IF;
     RETURN new;
 END

@@ -1,0 +1,100 @@
+"""All stores over one real database, and short ways to set a scene in it."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Row, text
+
+from gnomon.job.model import Execution, Job, State
+from gnomon.job.ports import Claimed, ExecutionQuery, Record, Token
+from gnomon.job.service import JobService
+from gnomon.scheduler.dispatch import plan_batch
+from gnomon.storage.postgres.dispatch import PostgresDispatchStore
+from gnomon.storage.postgres.engine import create_engine
+from gnomon.storage.postgres.executions import PostgresExecutionStore
+from gnomon.storage.postgres.history import PostgresHistoryStore
+from gnomon.storage.postgres.jobs import PostgresJobStore
+
+LEASE = timedelta(seconds=30)
+HTTP_JOB = {"url": "http://127.0.0.1:9/hook", "method": "POST", "body": "{}"}
+
+
+class World:
+    """One database seen through every store."""
+
+    def __init__(self, database_url: str) -> None:
+        self.engine = create_engine(database_url, pool_size=5, max_open=20)
+        self.jobs = PostgresJobStore(self.engine)
+        self.history = PostgresHistoryStore(self.engine)
+        self.service = JobService(jobs=self.jobs, history=self.history)
+        self.dispatch = PostgresDispatchStore(self.engine, instance=uuid4())
+        self.executions = self.worker("worker-1")
+
+    def worker(self, name: str) -> PostgresExecutionStore:
+        return PostgresExecutionStore(self.engine, instance=uuid4(), worker=name)
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def create(self, **document: Any) -> Job:
+        given = {"type": "HTTP", "http_job": HTTP_JOB, **document}
+        if not {"cron_schedule", "execute_at", "delay_seconds"} & given.keys():
+            given.setdefault("interval_seconds", 3600)
+        return self.service.create(given)
+
+    def make_due(self, *jobs: Job, ago: float = 0.0) -> datetime:
+        """Moves the moments of interval jobs so that one fell due `ago` seconds ago, the next an interval later."""
+        rows = self.sql(
+            "update jobs set next_run = now() - make_interval(secs => :ago), anchor_at = now() "
+            "- make_interval(secs => :ago + 100 * interval_seconds) where id = any(cast(:ids as uuid[])) returning next_run",
+            ago=ago,
+            ids="{" + ",".join(str(job.id) for job in jobs) + "}",
+        )
+        moment: datetime = rows[0].next_run
+        return moment
+
+    def due(self, **document: Any) -> Job:
+        """A job that is due now."""
+        job = self.create(**document)
+        self.make_due(job)
+        return job
+
+    def dispatched(self, *, limit: int = 1000) -> list[UUID]:
+        """One dispatch; the ids it published."""
+        done = self.dispatch.dispatch(plan_batch, limit=limit)
+        return [execution_id for ids in done.published.values() for execution_id in ids]
+
+    def claim(self, ids: Iterable[UUID], *, lease: timedelta = LEASE, delivery: UUID | None = None) -> Sequence[Claimed]:
+        return self.executions.claim(list(ids), delivery=delivery or uuid4(), lease=lease)
+
+    def history_of(self, job: Job) -> list[Execution]:
+        return list(self.history.list(job.id, ExecutionQuery(limit=500)).items)
+
+    def states_of(self, job: Job) -> list[str]:
+        """Oldest first."""
+        return [execution.state.value for execution in reversed(self.history_of(job))]
+
+    def sql(self, statement: str, **parameters: Any) -> list[Row[Any]]:
+        with self.engine.begin() as connection:
+            result = connection.execute(text(statement), parameters)
+            return list(result.all()) if result.returns_rows else []
+
+    def one(self, statement: str, **parameters: Any) -> Any:
+        return self.sql(statement, **parameters)[0][0]
+
+
+def token(claimed: Claimed) -> Token:
+    return Token(id=claimed.id, attempt=claimed.attempt)
+
+
+def record(claimed: Claimed, state: State = State.SUCCEEDED, *, owner: UUID | None = None, **more: Any) -> Record:
+    return Record(
+        token=token(claimed),
+        owner=owner or uuid4(),
+        state=state,
+        duration=timedelta(milliseconds=20),
+        failed=state in (State.PENDING, State.FAILED, State.UNKNOWN),
+        **more,
+    )
