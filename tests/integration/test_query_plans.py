@@ -1,0 +1,119 @@
+"""The hot statements reach their rows by the right index, with 100,000 rows about and statistics that are stale."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import TextClause
+from support.world import HTTP_JOB, World
+
+from gnomon.storage.postgres import statements
+from gnomon.storage.postgres.literals import json_rows, uuid_array
+
+ROWS = 100_000
+IDS = [uuid4() for _ in range(100)]
+TOKENS = json_rows([{"id": one, "attempt": 1} for one in IDS])
+
+
+@pytest.fixture
+def world(database_url: str) -> Iterator[World]:
+    built = World(database_url)
+    yield built
+    built.close()
+
+
+def fill_jobs(world: World) -> None:
+    """Jobs due in the coming hours, statistics fresh."""
+    world.create(http_job=HTTP_JOB)
+    columns = "type, queue, status, interval_seconds, anchor_at, timezone, spread_seconds, misfire_policy"
+    more = "misfire_grace_seconds, misfire_limit, overlap, max_attempts, tags, revision"
+    world.sql(
+        f"insert into jobs (id, {columns}, {more}, next_run) select gen_random_uuid(), {columns}, {more}, "
+        f"now() + make_interval(secs => n) from jobs, generate_series(1, {ROWS}) n"
+    )
+    world.sql("analyze jobs")
+
+
+def fill_executions(world: World, state: str, rows: int) -> None:
+    world.sql(
+        "insert into executions (id, job_id, revision, kind, queue, scheduled_at, trigger, state, max_attempts, overlap, "
+        "available_at, next_publish_at, lease_expires_at) select gen_random_uuid(), gen_random_uuid(), 1, 'HTTP', 'io', "
+        "now(), 'SCHEDULE', :state, 4, 'skip', now(), now() + interval '1 hour', now() + interval '1 hour' "
+        "from generate_series(1, :rows)",
+        state=state,
+        rows=rows,
+    )
+
+
+def plan_of(world: World, statement: TextClause, **parameters: Any) -> list[dict[str, Any]]:
+    """Every node of the plan."""
+    rows = world.sql(f"explain (format json) {statement.text}", **parameters)
+    plan = rows[0][0]
+    return list(_nodes((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]))
+
+
+def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", []):
+        yield from _nodes(child)
+
+
+def scans_of(plan: list[dict[str, Any]], table: str) -> set[str]:
+    """How the plan reads a table: names of indexes, or the kind of scan where it uses none."""
+    reads = [node for node in plan if node.get("Relation Name") == table and "Scan" in node["Node Type"]]
+    bitmaps = {node["Index Name"] for node in plan if node["Node Type"] == "Bitmap Index Scan"}
+    return {node.get("Index Name") or (" ".join(bitmaps) or node["Node Type"]) for node in reads}
+
+
+def test_due_scan_reads_the_due_index_only(world: World) -> None:
+    fill_jobs(world)
+    assert scans_of(plan_of(world, statements.DUE, limit=1000), "jobs") == {"jobs_due"}
+
+
+def test_wake_up_time_comes_from_the_ends_of_indexes(world: World) -> None:
+    fill_jobs(world)
+    fill_executions(world, "PENDING", ROWS)
+    world.sql("analyze executions")
+    plan = plan_of(world, statements.HORIZON)
+    assert scans_of(plan, "jobs") == {"jobs_due"}
+    assert scans_of(plan, "executions") == {"executions_publish"}
+
+
+def test_republish_scan_reads_the_publish_index_only(world: World) -> None:
+    fill_executions(world, "SUCCEEDED", ROWS)
+    fill_executions(world, "PENDING", 1000)
+    world.sql("analyze executions")
+    plan = plan_of(world, statements.REPUBLISH, limit=100, slot=15, longest=900)
+    assert scans_of(plan, "executions") <= {"executions_publish", "executions_pkey"}
+
+
+def test_rescue_scan_reads_the_lease_index_only(world: World) -> None:
+    fill_executions(world, "SUCCEEDED", ROWS)
+    fill_executions(world, "RUNNING", 1000)
+    world.sql("analyze executions")
+    plan = plan_of(world, statements.RESCUE, grace=2, spare=None, instance=uuid4(), again="lost")
+    assert scans_of(plan, "executions") <= {"executions_lease", "executions_pkey", "executions_waiting"}
+
+
+@pytest.mark.parametrize("analyzed_when", ["empty", "small"])
+def test_claim_and_record_reach_rows_by_primary_key_with_a_backlog_and_stale_statistics(
+    world: World, analyzed_when: str
+) -> None:
+    if analyzed_when == "small":
+        fill_executions(world, "SUCCEEDED", 50_000)
+        fill_executions(world, "PENDING", 3)
+        fill_executions(world, "RUNNING", 3)
+    world.sql("analyze executions")
+    world.sql("alter table executions set (autovacuum_enabled = false)")
+    fill_executions(world, "PENDING", ROWS)
+    claim = plan_of(
+        world, statements.CLAIM, ids=uuid_array(IDS), delivery=uuid4(), lease=30, worker="w", instance=uuid4()
+    )
+    rows = json_rows([{"id": one, "attempt": 1, "state": "SUCCEEDED", "delay": 0, "failed": False} for one in IDS])
+    record = plan_of(world, statements.RECORD, rows=rows, instance=uuid4(), again="retried")
+    assert scans_of(claim, "executions") == {"executions_pkey"}
+    assert scans_of(record, "executions") <= {"executions_pkey", "executions_waiting"}
+    renew = plan_of(world, statements.RENEW, tokens=TOKENS, lease=30)
+    assert scans_of(renew, "executions") == {"executions_pkey"}
