@@ -343,15 +343,15 @@ def _explain(settings: Settings, setting: Setting) -> Explained:
         name=setting.name,
         flag=setting.flag,
         env=setting.variable,
-        value="***" if key == "password" and value else _shown(value),
+        value="***" if key == "password" and value else shown(value),
         source=settings.origin_of(setting.name),
         expects=setting.expects,
         meaning=setting.meaning,
-        default=_shown(setting.default),
+        default=shown(setting.default),
     )
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value as it would be written in a file; secrets masked."""
     match value:
         case None:

@@ -1,0 +1,182 @@
+"""The `gnomon` command. Each command imports what it needs when it runs, so that --help needs nothing but click.
+
+Exit codes: 0 done, 1 failed, 2 usage or settings, 3 not found, 5 conflict, 8 a server can't be reached.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from gnomon import __version__
+from gnomon.job.errors import ConfigurationError, Conflict, GnomonError, InvalidJob, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from gnomon.cli.output import Form
+    from gnomon.settings import Settings
+
+EXIT_CODES: Mapping[type[GnomonError], int] = {
+    ConfigurationError: 2,
+    InvalidJob: 2,
+    NotFound: 3,
+    Conflict: 5,
+    Unavailable: 8,
+}
+
+
+class RootGroup(click.Group):
+    """The top command: turns our errors into one line on stderr and an exit code, for every command below."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Exits with one of EXIT_CODES (1 for a kind that has none) on a GnomonError."""
+        try:
+            return super().invoke(ctx)
+        except GnomonError as error:
+            click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1))
+
+
+class SettingsCommand(click.Command):
+    """A command that takes every setting as a flag. The flags are made when its options are first needed."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The command's own options, one for each setting, then --help."""
+        from gnomon.cli.flags import settings_options
+
+        *own, help_option = super().get_params(ctx)
+        return [*own, *settings_options(), help_option]
+
+
+@click.group(cls=RootGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="gnomon", message="%(prog)s %(version)s")
+def gnomon() -> None:
+    """A distributed job scheduler managed over REST."""
+
+
+@gnomon.command()
+@click.option("--port", type=int, default=8000, show_default=True, help="Where the API listens, on loopback.")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to keep the data in. Without it, all is gone at the end.",
+)
+def up(port: int, data: Path | None) -> None:
+    """Run all of Gnomon on this machine.
+
+    It brings a database and a broker of its own. Not for production.
+    """
+    from gnomon.cli.up import run_up
+
+    sys.exit(run_up(port=port, data=data))
+
+
+@gnomon.command(cls=SettingsCommand)
+def api(**flags: object) -> None:
+    """Run the REST API until SIGTERM."""
+    settings = _service_settings(flags, role="api")
+    from gnomon.bootstrap.api import run
+
+    sys.exit(run(settings))
+
+
+@gnomon.command(cls=SettingsCommand)
+def scheduler(**flags: object) -> None:
+    """Run a scheduler until SIGTERM.
+
+    It turns due jobs into executions. Any number may run at once.
+    """
+    settings = _service_settings(flags, role="scheduler")
+    from gnomon.bootstrap.scheduler import run
+
+    sys.exit(run(settings))
+
+
+@gnomon.command(cls=SettingsCommand)
+def worker(**flags: object) -> None:
+    """Run a worker until SIGTERM.
+
+    It carries executions out. Any number may run at once.
+    """
+    settings = _service_settings(flags, role="worker")
+    from gnomon.bootstrap.worker import run
+
+    sys.exit(run(settings))
+
+
+@gnomon.command(cls=SettingsCommand)
+def migrate(**flags: object) -> None:
+    """Bring the database's schema up to date.
+
+    That is the version this program needs; running it again changes nothing.
+    """
+    settings = _service_settings(flags, role="migrate")
+    from gnomon.bootstrap.migrate import run
+
+    sys.exit(run(settings))
+
+
+@gnomon.group()
+def config() -> None:
+    """Show and check settings."""
+
+
+_FORMS = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "yaml"]),
+    help="Form of the answer; a table on a terminal, JSON elsewhere.",
+)
+
+
+@config.command(cls=SettingsCommand)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "yaml", "markdown"]),
+    help="Form of the answer; a table on a terminal, JSON elsewhere. markdown: the reference, without values.",
+)
+def show(output: Literal["table", "json", "yaml", "markdown"] | None, **flags: object) -> None:
+    """Show every setting.
+
+    Its value, where that came from, its default. Secrets are masked.
+    """
+    from gnomon.cli import config as command
+    from gnomon.settings import load_settings
+
+    click.echo(command.show(load_settings(flags), output))
+
+
+@config.command(cls=SettingsCommand)
+@_FORMS
+def check(output: "Form | None", **flags: object) -> None:
+    """Check flags, environment and file.
+
+    Shows what they set. Connects to nothing.
+    """
+    from gnomon.cli import config as command
+    from gnomon.settings import load_settings
+
+    click.echo(command.show_given(load_settings(flags), output))
+    click.echo("the settings are valid", err=True)
+
+
+def _service_settings(flags: Mapping[str, object], *, role: str) -> "Settings":
+    """Settings, with the log set up as they say; before that as by default, for what is said while they are read."""
+    from gnomon.monitoring.logs import configure_logging
+    from gnomon.settings import load_settings
+
+    configure_logging(level="INFO", format="auto", role=role)
+    settings = load_settings(flags)
+    configure_logging(level=settings.log.level, format=settings.log.format, role=role)
+    return settings
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits."""
+    gnomon.main(args=arguments, prog_name="gnomon")
+
+
+if __name__ == "__main__":
+    main()
