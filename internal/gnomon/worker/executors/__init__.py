@@ -1,0 +1,64 @@
+"""What carries out attempts: one executor for each kind of target."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Protocol, TypeVar, assert_never
+from uuid import UUID
+
+from gnomon.job.outcome import Outcome
+from gnomon.job.target import HttpTarget, Target
+
+TargetT_contra = TypeVar("TargetT_contra", contravariant=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One attempt to be made. `timeout` bounds all of it, name lookup included.
+
+    `fresh_connection` asks for a connection that nobody used before and nobody will use after: on a reused one the
+    request may find out only halfway that the target has hung up.
+    """
+
+    execution_id: UUID
+    attempt: int
+    scheduled_at: datetime
+    timeout: timedelta
+    fresh_connection: bool = False
+
+    def headers(self) -> dict[str, str]:
+        """What tells the target which attempt of which execution this is; the key is the same for every attempt."""
+        scheduled_at = self.scheduled_at.astimezone(UTC).replace(tzinfo=None)
+        return {
+            "Idempotency-Key": str(self.execution_id),
+            "X-Scheduler-Attempt": str(self.attempt),
+            "X-Scheduler-Scheduled-At": f"{scheduled_at.isoformat()}Z",
+        }
+
+
+class Executor(Protocol[TargetT_contra]):
+    """Lives on one event loop. Nothing but cancellation gets out of `execute`: every failure is an Outcome."""
+
+    async def execute(self, target: TargetT_contra, call: Call) -> Outcome:
+        """Makes one attempt. Cancelling the task aborts it at once."""
+
+    async def aclose(self) -> None:
+        """Aborts what is under way, which then fails with the code `cancelled`, and closes all connections."""
+
+
+class Executors:
+    """The executor of each kind of target."""
+
+    def __init__(self, *, http: Executor[HttpTarget]) -> None:
+        self._http = http
+
+    async def execute(self, target: Target, call: Call) -> Outcome:
+        """Makes one attempt with the executor of the target's kind."""
+        match target:
+            case HttpTarget():
+                return await self._http.execute(target, call)
+            case _:
+                assert_never(target)
+
+    async def aclose(self) -> None:
+        """Closes all of them."""
+        await self._http.aclose()

@@ -1,0 +1,162 @@
+"""Calls HTTP targets: one event loop and one libcurl multi handle carry all calls of a process."""
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import Any
+
+import pycurl
+
+from gnomon import __version__
+from gnomon.job.address import EgressPolicy
+from gnomon.job.outcome import Outcome
+from gnomon.job.target import HttpTarget
+from gnomon.worker.executors import Call
+from gnomon.worker.executors.egress import EgressGuard
+from gnomon.worker.executors.http_attempt import Attempt
+from gnomon.worker.executors.http_outcome import Ending, HttpVerdict, Place
+from gnomon.worker.executors.http_request import default_ca_file, prepare
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = timedelta(seconds=10)
+
+
+class HttpExecutor:
+    """Lives on the loop of the first `execute`; not for use from other threads.
+
+    `max_response_bytes`: a longer answer is cut off there and judged by its status. `excerpt_bytes`: how much of it is
+    kept in the outcome. `max_connections`: how many idle connections are kept, about as many as calls are in flight at
+    once; it does not limit those. `ca_file`: who may vouch for https targets; the system's bundle when None.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: EgressPolicy,
+        max_response_bytes: int = 65_536,
+        excerpt_bytes: int = 4_096,
+        max_connections: int = 512,
+        user_agent: str = f"gnomon/{__version__}",
+        ca_file: str | None = None,
+    ) -> None:
+        self._guard = EgressGuard(policy)
+        self._max_response_bytes = max_response_bytes
+        self._excerpt_bytes = excerpt_bytes
+        self._max_connections = max_connections
+        self._user_agent = user_agent
+        self._ca_file = ca_file or default_ca_file()
+        self._spare: list[pycurl.Curl] = []
+        self._closed = False
+        self._multi = self._new_multi()
+
+    async def execute(self, target: HttpTarget, call: Call) -> Outcome:
+        """Makes one attempt. Raises nothing but CancelledError; cancelling aborts the transfer and its connection."""
+        place = Place.of(target)
+        attempt = Attempt(self._guard.gate(place.host), max_response_bytes=self._max_response_bytes)
+        verdict = HttpVerdict(target=target, place=place, attempt=attempt, excerpt_bytes=self._excerpt_bytes)
+        if self._closed:
+            return verdict.cancelled()
+        try:
+            return verdict.outcome(await self._attempt(target, call, attempt))
+        except asyncio.CancelledError:
+            if _task_is_cancelled():
+                raise
+            return verdict.cancelled()  # only the transfer was: the executor closed, or its multi handle broke down
+        except Exception:
+            log.exception("execution %s, attempt %s: the HTTP engine failed", call.execution_id, call.attempt)
+            return verdict.outcome(Ending(code=None))
+
+    async def aclose(self) -> None:
+        """Aborts what is under way, which then fails with the code `cancelled`, and closes all connections."""
+        self._closed = True
+        await self._multi.aclose()
+        while self._spare:
+            self._spare.pop().close()
+
+    async def _attempt(self, target: HttpTarget, call: Call, attempt: Attempt) -> Ending:
+        curl = self._spare.pop() if self._spare else pycurl.Curl()
+        reusable = False
+        try:
+            prepare(
+                curl,
+                target,
+                call,
+                user_agent=self._user_agent,
+                ca_file=self._ca_file,
+                connect_timeout=CONNECT_TIMEOUT,
+            )
+            attempt.listen(curl)
+            ending = await self._transfer(curl)
+            reusable = ending.code is not None
+        finally:
+            self._put_away(curl, reusable=reusable)
+        return ending
+
+    async def _transfer(self, curl: pycurl.Curl) -> Ending:
+        multi = await self._working_multi()
+        try:
+            await multi.add_handle(curl)
+        except pycurl.error as error:
+            if multi.broken or not error.args:
+                await self._working_multi()
+                return Ending(code=None)
+            code, text = error.args
+            return _ending(curl, code, text)
+        return _ending(curl, pycurl.E_OK, "")
+
+    async def _working_multi(self) -> "_Multi":
+        """The multi handle; a new one when the old one broke down."""
+        if self._multi.broken and not self._closed:
+            broken, self._multi = self._multi, self._new_multi()
+            log.error("libcurl's multi handle broke down and is replaced; the calls under way failed")
+            await broken.aclose()
+        return self._multi
+
+    def _new_multi(self) -> "_Multi":
+        multi = _Multi()
+        multi.setopt(pycurl.M_MAXCONNECTS, self._max_connections)
+        return multi
+
+    def _put_away(self, curl: pycurl.Curl, *, reusable: bool) -> None:
+        if self._closed or not reusable or len(self._spare) >= self._max_connections:
+            curl.close()
+            return
+        curl.reset()  # at once: it drops the callbacks, the body and the credentials
+        self._spare.append(curl)
+
+
+class _Multi(pycurl.AsyncCurlMulti):  # type: ignore[misc] # pycurl has no types
+    """Knows when it broke down: its error codes overlap those of single transfers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = False
+
+    def _fail_all_pending(self, exc: BaseException) -> None:
+        self.broken = True
+        super()._fail_all_pending(exc)
+
+    def add_handle(self, curl: Any) -> Any:
+        try:
+            return super().add_handle(curl)
+        except pycurl.error:
+            self.broken = True
+            raise
+
+
+def _ending(curl: pycurl.Curl, code: int, text: str) -> Ending:
+    return Ending(
+        code=code,
+        text=text,
+        status=curl.getinfo(pycurl.RESPONSE_CODE),
+        connected=curl.getinfo(pycurl.CONNECT_TIME) > 0,
+        errno=curl.getinfo(pycurl.OS_ERRNO),
+        elapsed=curl.getinfo(pycurl.TOTAL_TIME),
+        retry_after=curl.getinfo(pycurl.RETRY_AFTER),
+    )
+
+
+def _task_is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,181 @@
+"""What an HTTP attempt amounts to, decided from what libcurl and the callbacks saw."""
+
+import codecs
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+import pycurl
+
+from gnomon.job.outcome import ELLIPSIS, Failed, Outcome, Sent, Succeeded
+from gnomon.job.target import BasicAuth, BearerAuth, HttpTarget
+from gnomon.worker.executors.http_attempt import Attempt
+from gnomon.worker.executors.http_request import authorization
+
+MAX_RETRY_AFTER = timedelta(hours=1)
+RETRYABLE_STATUSES = frozenset((408, 425, 429))
+SCRUBBED = b"***"
+
+TOO_LARGE = 100  # CURLE_TOO_LARGE: one header longer than libcurl takes; pycurl has no name for it
+LIBCURL_HEADER_LIMIT = 300 * 1024
+HANG_UPS = (pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_PARTIAL_FILE)
+WEIRD_SERVER_REPLY = pycurl.E_FTP_WEIRD_SERVER_REPLY  # its name of old; HTTP uses it too
+NOT_HTTP = (pycurl.E_UNSUPPORTED_PROTOCOL, WEIRD_SERVER_REPLY, pycurl.E_BAD_CONTENT_ENCODING)
+TLS_ERRORS = frozenset(
+    getattr(pycurl, name)
+    for name in dir(pycurl)
+    if name.startswith("E_SSL_") or name in ("E_PEER_FAILED_VERIFICATION", "E_USE_SSL_FAILED")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How libcurl ended a transfer. `code` is a CURLE code, 0 when libcurl is content, None when it broke down itself.
+
+    `text` is libcurl's, which may quote the URL. `status` is the last one received, 0 for none. `elapsed` and
+    `retry_after` are seconds.
+    """
+
+    code: int | None
+    text: str = ""
+    status: int = 0
+    connected: bool = False
+    errno: int = 0
+    elapsed: float = 0.0
+    retry_after: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Host and port of a target: all of its URL that may be shown."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, target: HttpTarget) -> "Place":
+        """Where the target's URL points."""
+        parts = urlsplit(target.url)
+        return cls(host=parts.hostname or "", port=parts.port or (443 if parts.scheme == "https" else 80))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpVerdict:
+    """Turns the facts about one attempt into its outcome. `excerpt_bytes` is how much of the answer is kept."""
+
+    target: HttpTarget
+    place: Place
+    attempt: Attempt
+    excerpt_bytes: int
+
+    def outcome(self, ending: Ending) -> Outcome:
+        """The outcome: an answer's status decides once it has arrived whole, or is longer than we care to read."""
+        attempt = self.attempt
+        if attempt.error is not None or ending.code is None:
+            return self._failed("internal_error", f"the HTTP engine broke down while calling {self.place}")
+        if attempt.resend_refused:
+            return self._failed("resend_refused", f"{self.place} hung up under the request; it is not sent twice")
+        if attempt.body_overlong or ending.code == pycurl.E_OK:
+            return self._answered(ending)
+        return self._sent_failure(ending) if attempt.requested else self._unsent_failure(ending)
+
+    def _answered(self, ending: Ending) -> Outcome:
+        if not self.attempt.headers_complete:
+            return self._failed("reset", f"{self.place} hung up in the middle of its answer's headers")
+        if ending.status < 200:
+            return self._failed(
+                "bad_response", f"{self.place} answered {ending.status}, which ends no HTTP/1.1 exchange"
+            )
+        excerpt = self._excerpt()
+        if self.target.accepts(ending.status):
+            return Succeeded(response_status=ending.status, response_excerpt=excerpt)
+        retryable = ending.status >= 500 or ending.status in RETRYABLE_STATUSES
+        return Failed(
+            code="http_status",
+            message=f"{self.place} answered {ending.status}",
+            sent=Sent.ANSWERED,
+            permanent=not retryable,
+            response_status=ending.status,
+            response_excerpt=excerpt,
+            retry_after=_retry_after(ending) if retryable else None,
+        )
+
+    def _unsent_failure(self, ending: Ending) -> Failed:
+        gate = self.attempt.gate
+        if gate.refusal is not None and (not gate.opened or ending.code == pycurl.E_ABORTED_BY_CALLBACK):
+            return self._failed("egress_blocked", f"{self.place} must not be called: {gate.refusal}", permanent=True)
+        if ending.code == pycurl.E_OPERATION_TIMEDOUT:
+            return self._failed(
+                "timeout", f"gave up on {self.place} after {ending.elapsed:.1f} s {self._phase(ending)}"
+            )
+        if ending.code == pycurl.E_COULDNT_RESOLVE_HOST:
+            return self._failed("dns", f"the name {self.place.host!r} could not be resolved")
+        if ending.code == pycurl.E_COULDNT_CONNECT:
+            return self._failed("refused", f"{self.place} could not be reached: {_error_text(ending.errno)}")
+        if ending.code in TLS_ERRORS:
+            return self._failed("tls", f"no secure connection to {self.place}: {ending.text}")
+        if ending.code == pycurl.E_URL_MALFORMAT:
+            return self._failed("bad_url", f"the HTTP engine does not take the URL of {self.place}", permanent=True)
+        return self._failed("reset", f"the connection to {self.place} failed (libcurl error {ending.code})")
+
+    def _sent_failure(self, ending: Ending) -> Failed:
+        if ending.code == pycurl.E_OPERATION_TIMEDOUT:
+            return self._failed(
+                "timeout", f"gave up on {self.place} after {ending.elapsed:.1f} s {self._phase(ending)}"
+            )
+        if ending.code == TOO_LARGE or self.attempt.header_bytes >= LIBCURL_HEADER_LIMIT:
+            return self._failed("response_too_large", f"the headers of {self.place}'s answer are too large")
+        if ending.code in NOT_HTTP:
+            return self._failed("bad_response", f"what {self.place} answered is not HTTP")
+        if ending.code == pycurl.E_RECV_ERROR and self.attempt.headers_complete and not ending.errno:
+            return self._failed("bad_response", f"{self.place} broke the framing of its answer's body")
+        if ending.code in HANG_UPS:
+            return self._failed("reset", f"{self.place} hung up {self._phase(ending)}")
+        return self._failed("reset", f"the call to {self.place} broke off (libcurl error {ending.code})")
+
+    def cancelled(self) -> Failed:
+        """The outcome of an attempt that was aborted because the executor closes."""
+        return self._failed("cancelled", f"the call to {self.place} was aborted: this worker stops")
+
+    def _failed(self, code: str, message: str, *, permanent: bool = False) -> Failed:
+        sent = Sent.MAYBE_SENT if self.attempt.requested else Sent.NOT_SENT
+        return Failed(code=code, message=message, sent=sent, permanent=permanent)
+
+    def _phase(self, ending: Ending) -> str:
+        if self.attempt.requested:
+            return "in the middle of its answer" if ending.status else "before any answer"
+        if not self.attempt.gate.opened:
+            return "looking up its name"
+        return "in the TLS handshake" if ending.connected else "connecting"
+
+    def _excerpt(self) -> str | None:
+        """The beginning of the body, without the job's own secrets (a target may echo the request)."""
+        body = bytes(self.attempt.body)
+        for secret in _secrets(self.target):
+            body = body.replace(secret, SCRUBBED)
+        whole = len(body) <= self.excerpt_bytes and not self.attempt.body_overlong
+        # Not final: a character cut in half is left out rather than replaced.
+        text = codecs.getincrementaldecoder("utf-8")("replace").decode(body[: self.excerpt_bytes], final=whole)
+        return (text if whole else text[:-1] + ELLIPSIS) or None
+
+
+def _secrets(target: HttpTarget) -> list[bytes]:
+    match target.auth:
+        case None:
+            return []
+        case BasicAuth(password=secret) | BearerAuth(token=secret):
+            sent = authorization(target.auth).partition(" ")[2]
+            return [text.encode() for text in (sent, secret) if text]
+
+
+def _retry_after(ending: Ending) -> timedelta | None:
+    """What Retry-After asks for; libcurl reads both of its forms. None when there is none, or nothing to wait for."""
+    return min(timedelta(seconds=ending.retry_after), MAX_RETRY_AFTER) if ending.retry_after > 0 else None
+
+
+def _error_text(errno: int) -> str:
+    return os.strerror(errno).lower() if errno else "connection failed"

@@ -1,0 +1,107 @@
+"""Sets up a libcurl handle for one HTTP attempt."""
+
+import base64
+import ssl
+from datetime import timedelta
+from typing import assert_never
+
+import certifi
+import pycurl
+
+from gnomon.job.target import BasicAuth, BearerAuth, HttpTarget
+from gnomon.worker.executors import Call
+
+# Servers hang up on idle connections after 2 s (gunicorn), 5 s (node, uvicorn, Apache) or more. A job that runs at just
+# that interval would meet the closing connection again and again; after a second a new one costs nothing.
+IDLE_CONNECTION_SECONDS = 1
+KEEPALIVE_SECONDS = 15
+
+WITH_CONTENT = ("POST", "PUT", "PATCH")  # RFC 9110, 8.6: these send Content-Length: 0 when there is no body
+
+
+def default_ca_file() -> str:
+    """The system's certificate bundle (or SSL_CERT_FILE), else certifi's.
+
+    pycurl's wheels look for /etc/pki/tls/certs/ca-bundle.crt, which Debian does not have.
+    """
+    return ssl.get_default_verify_paths().cafile or certifi.where()
+
+
+def prepare(
+    curl: pycurl.Curl, target: HttpTarget, call: Call, *, user_agent: str, ca_file: str, connect_timeout: timedelta
+) -> None:
+    """Set every option of the request but the callbacks. The handle must be new or reset."""
+    curl.setopt(pycurl.URL, target.url)
+    curl.setopt(pycurl.PATH_AS_IS, 1)
+    curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+    curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+    curl.setopt(pycurl.PROXY, "")  # not even one named by the environment
+    curl.setopt(pycurl.NOPROXY, "*")
+    curl.setopt(pycurl.NOSIGNAL, 1)
+    curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
+    curl.setopt(pycurl.CAINFO, ca_file)
+    _set_connection(curl, call, connect_timeout)
+    _set_method(curl, target)
+    curl.setopt(pycurl.HTTPHEADER, header_lines(target, call, user_agent))
+
+
+def header_lines(target: HttpTarget, call: Call, user_agent: str) -> list[bytes]:
+    """The request's headers in libcurl's notation: "name:" takes away a default, "name;" sends an empty value."""
+    headers = {name.lower(): (name, value) for name, value in _own_headers(target, user_agent).items()}
+    headers |= {name.lower(): (name, value) for name, value in target.headers.items()}
+    headers |= {name.lower(): (name, value) for name, value in call.headers().items()}
+    lines = [_header_line(name, value) for name, value in headers.values()]
+    lines.append(b"Expect:")
+    if "content-type" not in headers:
+        lines.append(b"Content-Type:")
+    return lines
+
+
+def _own_headers(target: HttpTarget, user_agent: str) -> dict[str, str]:
+    own = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+    if target.auth is not None:
+        own["Authorization"] = authorization(target.auth)
+    return own
+
+
+def authorization(auth: BasicAuth | BearerAuth) -> str:
+    """The value of the Authorization header."""
+    match auth:
+        case BasicAuth():
+            return f"Basic {base64.b64encode(f'{auth.username}:{auth.password}'.encode()).decode()}"
+        case BearerAuth():
+            return f"Bearer {auth.token}"
+        case _:
+            assert_never(auth)
+
+
+def _header_line(name: str, value: str) -> bytes:
+    value = value.strip(" \t")
+    return (f"{name}: {value}" if value else f"{name};").encode("latin-1")
+
+
+def _set_connection(curl: pycurl.Curl, call: Call, connect_timeout: timedelta) -> None:
+    curl.setopt(pycurl.TIMEOUT_MS, _milliseconds(call.timeout))
+    curl.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(min(call.timeout, connect_timeout)))
+    curl.setopt(pycurl.TCP_KEEPALIVE, 1)
+    curl.setopt(pycurl.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+    curl.setopt(pycurl.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
+    curl.setopt(pycurl.MAXAGE_CONN, IDLE_CONNECTION_SECONDS)
+    if call.fresh_connection:
+        curl.setopt(pycurl.FRESH_CONNECT, 1)
+        curl.setopt(pycurl.FORBID_REUSE, 1)
+
+
+def _set_method(curl: pycurl.Curl, target: HttpTarget) -> None:
+    body = (target.body or "").encode()
+    if target.method == "HEAD":
+        curl.setopt(pycurl.NOBODY, 1)
+    elif body or target.method in WITH_CONTENT:
+        curl.setopt(pycurl.POSTFIELDS, body)
+        curl.setopt(pycurl.CUSTOMREQUEST, target.method)
+    elif target.method != "GET":
+        curl.setopt(pycurl.CUSTOMREQUEST, target.method)
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return max(1, duration // timedelta(milliseconds=1))  # to libcurl 0 means no limit at all
