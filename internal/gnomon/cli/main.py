@@ -163,14 +163,12 @@ def check(output: "Form | None", **flags: object) -> None:
 
 
 def _service_settings(flags: Mapping[str, object], *, role: str) -> "Settings":
-    """Settings, with the log set up as they say; before that as by default, for what is said while they are read."""
+    """The settings of a process that writes a log: what is said while they are read goes there too."""
     from gnomon.monitoring.logs import configure_logging
     from gnomon.settings import load_settings
 
     configure_logging(level="INFO", format="auto", role=role)
-    settings = load_settings(flags)
-    configure_logging(level=settings.log.level, format=settings.log.format, role=role)
-    return settings
+    return load_settings(flags)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
