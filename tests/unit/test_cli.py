@@ -104,7 +104,7 @@ def test_config_check_shows_what_is_set_and_says_that_it_is_valid(run: Run) -> N
         ),
         (
             ["config", "show", "--config", "no.yaml"],
-            "Error: the configuration file no.yaml named by --config does not exist",
+            "file no.yaml named by --config does not exist",
         ),
         (["api", "--web-threds", "1"], "No such option '--web-threds'"),
         (["serve"], "No such command 'serve'"),
