@@ -60,14 +60,9 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """The shortest spelling that `parse_duration` reads back, to the millisecond."""
-    left = round(duration / timedelta(milliseconds=1))
-    parts = []
-    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)):
-        count, left = divmod(left, size)
-        if count:
-            parts.append(f"{count}{unit}")
-    return "".join(parts) or "0s"
+    """Whole seconds, else milliseconds, as `parse_duration` reads them: `120s`, `1500ms`."""
+    milliseconds = round(duration / timedelta(milliseconds=1))
+    return f"{milliseconds}ms" if milliseconds % 1000 else f"{milliseconds // 1000}s"
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from gnomon.configuration import parse_duration
@@ -64,17 +63,19 @@ def _check_scheme(*schemes: str) -> AfterValidator:
 
 
 Duration = Annotated[
-    timedelta, BeforeValidator(_read_duration), Gt(timedelta(0)), Expects("a duration above 0, as in 10s, 500ms, 1h30m")
+    timedelta,
+    BeforeValidator(_read_duration),
+    Field(gt=timedelta(0)),
+    Expects("a duration above 0, such as 10s or 500ms"),
 ]
 Lease = Annotated[
     timedelta,
     BeforeValidator(_read_duration),
-    Ge(timedelta(seconds=1)),
-    Le(timedelta(hours=1)),
+    Field(ge=timedelta(seconds=1), le=timedelta(hours=1)),
     Expects("a duration from 1s to 1h"),
 ]
-Threads = Annotated[int, Ge(1), Le(1024), Expects("a whole number from 1 to 1024")]
-Count = Annotated[int, Ge(1), Le(20_000), Expects("a whole number from 1 to 20000")]
+Threads = Annotated[int, Field(ge=1, le=1024), Expects("a whole number from 1 to 1024")]
+Count = Annotated[int, Field(ge=1, le=20_000), Expects("a whole number from 1 to 20000")]
 Text = Annotated[str, Field(min_length=1, max_length=200), Expects("text")]
 Switch = Annotated[bool, Expects("true or false")]
 Address = Annotated[str, AfterValidator(_check_listen_address), Expects("host:port")]

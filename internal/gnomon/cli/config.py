@@ -1,5 +1,6 @@
 """`gnomon config`: the settings in force, and the reference of all there are."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Literal
@@ -8,12 +9,16 @@ from gnomon.cli.output import Form, Row, rendered
 from gnomon.settings import Explained, Settings, explain
 
 
-def show(settings: Settings, form: Form | Literal["markdown"] | None) -> str:
+def show(settings: Settings, form: Form | Literal["markdown", "example"] | None) -> str:
     """Every setting with its value and where that came from."""
     explained = explain(settings)
-    if form == "markdown":
-        return _reference(explained)
-    return rendered(_rows(explained), form)
+    match form:
+        case "markdown":
+            return _reference(explained)
+        case "example":
+            return _example(explained)
+        case _:
+            return rendered(_rows(explained), form)
 
 
 def show_given(settings: Settings, form: Form | None) -> str:
@@ -48,3 +53,29 @@ def _reference_row(item: Explained) -> str:
     return (
         f"| `{text['name']}` `{text['flag']}` | `{text['env']}` | {default} | {text['expects']} | {text['meaning']} |"
     )
+
+
+def _example(explained: Sequence[Explained]) -> str:
+    """A configuration file that changes nothing: every setting with its default, commented out."""
+    lines = [
+        "# Copy this to config/config.yaml and uncomment what you change. Flags and SCHEDULER_* variables win over it.",
+        "# Durations are written 10s, 500ms, 1h30m; a bare number is seconds. `gnomon config check` reads it for you.",
+        "",
+    ]
+    section = ""
+    for item in explained:
+        name, key = item.name.split(".")
+        if name != section:
+            section = name
+            lines += [f"{name}:"]
+        lines += [*_comment(f"{item.meaning} ({item.expects})"), f"  # {key}:{_example_value(item)}", ""]
+    return "\n".join(lines[:-1])
+
+
+def _comment(text: str) -> Sequence[str]:
+    return textwrap.wrap(text, width=110, initial_indent="  # ", subsequent_indent="  # ")
+
+
+def _example_value(item: Explained) -> str:
+    """The default, as it would be written; nothing where there is none, or each process makes its own."""
+    return f" {item.default}" if item.default and item.default != "generated" else ""

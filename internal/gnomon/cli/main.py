@@ -134,10 +134,11 @@ _FORMS = click.option(
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(["table", "json", "yaml", "markdown"]),
-    help="Form of the answer; a table on a terminal, JSON elsewhere. markdown: the reference, without values.",
+    type=click.Choice(["table", "json", "yaml", "markdown", "example"]),
+    help="Form of the answer; a table on a terminal, JSON elsewhere. Without values: markdown, the reference; example, "
+    "a file to start from.",
 )
-def show(output: Literal["table", "json", "yaml", "markdown"] | None, **flags: object) -> None:
+def show(output: Literal["table", "json", "yaml", "markdown", "example"] | None, **flags: object) -> None:
     """Show every setting.
 
     Its value, where that came from, its default. Secrets are masked.
