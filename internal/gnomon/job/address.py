@@ -17,7 +17,7 @@ Network = IPv4Network | IPv6Network
 
 SETTING = "egress-allow"
 
-# Where clouds hand credentials to whoever asks from the inside. Most are link-local; these and their reasons:
+# Where clouds hand credentials to whoever asks from the inside.
 METADATA = frozenset(
     ip_address(text)
     for text in (
@@ -37,6 +37,8 @@ METADATA = frozenset(
     )
 )
 
+EMBEDDED = "an IPv4 address inside an IPv6 one"  # the kernel or a gateway leads it to what the IPv4 rules refuse
+
 # What no allow-list opens.
 NEVER: tuple[tuple[Network, str], ...] = tuple(
     (ip_network(text), reason)
@@ -47,24 +49,17 @@ NEVER: tuple[tuple[Network, str], ...] = tuple(
         ("224.0.0.0/4", "a multicast address"),
         ("255.255.255.255/32", "the broadcast address"),
         ("::/128", "an unspecified address"),
+        ("::ffff:0:0/96", EMBEDDED),  # IPv4-mapped
+        ("::ffff:0:0:0/96", EMBEDDED),  # IPv4-translated, RFC 2765
+        ("64:ff9b::/96", EMBEDDED),  # NAT64
+        ("64:ff9b:1::/48", EMBEDDED),  # NAT64 of one's own, RFC 8215
+        ("2001::/32", EMBEDDED),  # Teredo
+        ("2002::/16", EMBEDDED),  # 6to4
         ("fe80::/10", "a link-local address"),
         ("ff00::/8", "a multicast address"),
     )
 )
-
-# IPv4 addresses written as IPv6 ones: they reach, through the kernel or a gateway, what the IPv4 rules refuse.
-EMBEDDINGS: tuple[IPv6Network, ...] = tuple(
-    IPv6Network(text)
-    for text in (
-        "::ffff:0:0/96",  # IPv4-mapped
-        "::ffff:0:0:0/96",  # IPv4-translated, RFC 2765
-        "64:ff9b::/96",  # NAT64
-        "64:ff9b:1::/48",  # NAT64 of one's own, RFC 8215
-        "2001::/32",  # Teredo
-        "2002::/16",  # 6to4
-    )
-)
-COMPATIBLE = IPv6Network("::/96")  # IPv4-compatible; holds ::1 too
+COMPATIBLE = IPv6Network("::/96")  # IPv4-compatible; holds :: and ::1 too
 LOOPBACK_6 = IPv6Address("::1")
 ISATAP = (0x0000_5EFE, 0x0200_5EFE)  # the third quarter of fe80::5efe:a.b.c.d and the like, under any prefix
 
@@ -153,11 +148,16 @@ def _never(address: Address) -> str | None:
     if isinstance(address, IPv6Address):
         if address.scope_id is not None:
             return "an address with a scope"
-        if _embeds_ipv4(address):
-            return "an IPv4 address inside an IPv6 one"
+        if _embeds_ipv4_anywhere(address):
+            return EMBEDDED
     if address in METADATA:
         return "a cloud's metadata service"
     return _reason(NEVER, address)
+
+
+def _embeds_ipv4_anywhere(address: IPv6Address) -> bool:
+    """The two forms that no single network holds."""
+    return (address in COMPATIBLE and address > LOOPBACK_6) or (int(address) >> 32) & 0xFFFF_FFFF in ISATAP
 
 
 def _closed(address: Address) -> str | None:
@@ -166,14 +166,6 @@ def _closed(address: Address) -> str | None:
     if isinstance(address, IPv6Address) and address not in PUBLIC_6:
         return "not a public address"
     return None
-
-
-def _embeds_ipv4(address: IPv6Address) -> bool:
-    if address in COMPATIBLE:
-        return int(address) > int(LOOPBACK_6)
-    if (int(address) >> 32) & 0xFFFF_FFFF in ISATAP:
-        return True
-    return any(address in network for network in EMBEDDINGS)
 
 
 def _reason(table: tuple[tuple[Network, str], ...], address: Address) -> str | None:
@@ -186,9 +178,23 @@ def _parse_entry(entry: str) -> Network | str:
         network = ip_network(entry)
     except ValueError as error:
         return _parse_host(entry, error)
-    if any(network.version == never.version and network.subnet_of(never) for never, _ in NEVER):  # type: ignore[arg-type]
-        raise ConfigurationError(f"{SETTING}: {entry!r} can't be opened: it is {_reason(NEVER, network[0])}")
+    if reason := _never_any_of(network):
+        raise ConfigurationError(f"{SETTING}: {entry!r} can't be opened: it is {reason}")
     return network
+
+
+def _never_any_of(network: Network) -> str | None:
+    """Why an entry would open nothing at all; None when it opens something."""
+    if network.num_addresses == 1:
+        return _never(network.network_address)
+    return next(
+        (
+            reason
+            for never, reason in NEVER
+            if network.network_address in never and network.prefixlen >= never.prefixlen
+        ),
+        None,
+    )
 
 
 def _parse_host(entry: str, error: ValueError) -> str:
