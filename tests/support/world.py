@@ -47,8 +47,9 @@ class World:
     def make_due(self, *jobs: Job, ago: float = 0.0) -> datetime:
         """Moves the moments of interval jobs so that one fell due `ago` seconds ago, the next an interval later."""
         rows = self.sql(
-            "update jobs set next_run = now() - make_interval(secs => :ago), anchor_at = now() "
-            "- make_interval(secs => :ago + 100 * interval_seconds) where id = any(cast(:ids as uuid[])) returning next_run",
+            "update jobs set next_run = now() - make_interval(secs => :ago), "
+            "anchor_at = now() - make_interval(secs => :ago + 100 * interval_seconds) "
+            "where id = any(cast(:ids as uuid[])) returning next_run",
             ago=ago,
             ids="{" + ",".join(str(job.id) for job in jobs) + "}",
         )
@@ -66,7 +67,9 @@ class World:
         done = self.dispatch.dispatch(plan_batch, limit=limit)
         return [execution_id for ids in done.published.values() for execution_id in ids]
 
-    def claim(self, ids: Iterable[UUID], *, lease: timedelta = LEASE, delivery: UUID | None = None) -> Sequence[Claimed]:
+    def claim(
+        self, ids: Iterable[UUID], *, lease: timedelta = LEASE, delivery: UUID | None = None
+    ) -> Sequence[Claimed]:
         return self.executions.claim(list(ids), delivery=delivery or uuid4(), lease=lease)
 
     def history_of(self, job: Job) -> list[Execution]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from gnomon.job.errors import Unavailable
 from gnomon.job.ports import DispatchStore, Horizon, Waker
 from gnomon.scheduler.dispatch import Dispatcher
 from gnomon.scheduler.publish import Publisher
@@ -42,19 +43,22 @@ class SchedulerLoop:
         self._was_overdue = False
 
     def turn(self) -> None:
-        """Raises Unavailable when the database does not answer."""
-        self._dispatch_all()
-        self._publisher.kick()
+        """Raises Unavailable when the database does not answer; workers then get time to record before a rescue."""
+        try:
+            self._dispatch_all()
+            self._publisher.kick()
+            self._rescue()
+            ahead = self._store.horizon()
+        except Unavailable:
+            self._rescuer.after_outage()
+            raise
+        if not self._stopping():
+            self._sleep(ahead)
+
+    def _rescue(self) -> None:
         if time.monotonic() >= self._next_rescue:
             self._rescuer.run_once()
             self._next_rescue = time.monotonic() + RESCUE_SECONDS
-        if not self._stopping():
-            self._sleep(self._store.horizon())
-
-    def after_outage(self) -> None:
-        """The database was away: living workers get time to record before their leases are taken for lost."""
-        self._rescuer.after_outage()
-        self._next_rescue = 0.0
 
     def _dispatch_all(self) -> None:
         while not self._stopping():

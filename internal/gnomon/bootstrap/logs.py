@@ -1,0 +1,9 @@
+"""How a process writes its log, as the settings want it."""
+
+from gnomon.monitoring.logs import configure_logging
+from gnomon.settings import Settings
+
+
+def start_logging(settings: Settings, *, role: str) -> None:
+    """The first thing a process does."""
+    configure_logging(level=settings.log.level, format=settings.log.format, role=role)

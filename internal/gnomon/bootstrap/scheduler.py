@@ -1,0 +1,63 @@
+"""The scheduler process: turns time into messages."""
+
+import logging
+from datetime import timedelta
+from uuid import uuid4
+
+from gnomon.bootstrap.database import open_engine
+from gnomon.bootstrap.logs import start_logging
+from gnomon.job.ports import ExecutionQueue
+from gnomon.process.chore import run_chore
+from gnomon.process.connect import wait_until_available
+from gnomon.process.signals import StopSignal
+from gnomon.queue.celery.app import create_app
+from gnomon.queue.celery.publisher import CeleryQueue
+from gnomon.scheduler.dispatch import Dispatcher
+from gnomon.scheduler.loop import SchedulerLoop
+from gnomon.scheduler.publish import Publisher
+from gnomon.scheduler.rescue import Rescuer
+from gnomon.settings import Settings
+from gnomon.storage.postgres.dispatch import PostgresDispatchStore
+from gnomon.storage.postgres.migrate import require_latest
+from gnomon.storage.postgres.waker import PostgresWaker
+
+log = logging.getLogger(__name__)
+
+# What is queued for the broker when the process stops is sent within this time, or published by another scheduler.
+FLUSH = timedelta(seconds=6)
+
+
+def run(settings: Settings) -> int:
+    """Runs until SIGTERM or SIGINT; finishes the batch it is in. The exit code."""
+    start_logging(settings, role="scheduler")
+    stop = StopSignal()
+    stop.install()
+    engine = open_engine(settings)
+    if wait_until_available("waiting for the database", lambda: require_latest(engine), stop):
+        queue = CeleryQueue(create_app(settings.queue_url()))
+        waker = PostgresWaker(engine)
+        stop.on_stop(waker.wake)
+        _run_loop(settings, PostgresDispatchStore(engine, instance=uuid4()), queue, waker, stop)
+        waker.close()
+        queue.close()
+    engine.dispose()
+    return 0
+
+
+def _run_loop(
+    settings: Settings, store: PostgresDispatchStore, queue: ExecutionQueue, waker: PostgresWaker, stop: StopSignal
+) -> None:
+    publisher = Publisher(store, queue)
+    loop = SchedulerLoop(
+        store=store,
+        dispatcher=Dispatcher(store, publisher, batch=settings.scheduler.max_concurrent_jobs),
+        publisher=publisher,
+        rescuer=Rescuer(store),
+        waker=waker,
+        interval=settings.scheduler.interval,
+        stopping=stop.is_set,
+    )
+    publisher.start()
+    log.info("scheduler %s is ready", settings.scheduler.id)
+    run_chore("dispatch", loop.turn, stop)
+    publisher.stop(FLUSH)

@@ -1,0 +1,60 @@
+"""The worker process: turns messages into outcomes."""
+
+import logging
+from collections.abc import Callable
+from uuid import uuid4
+
+import uvloop
+
+from gnomon.bootstrap.database import open_engine
+from gnomon.bootstrap.logs import start_logging
+from gnomon.job.address import EgressPolicy
+from gnomon.process.connect import wait_until_available
+from gnomon.process.signals import StopSignal
+from gnomon.queue.celery.app import create_app
+from gnomon.queue.celery.consumer import run_worker
+from gnomon.settings import Settings
+from gnomon.storage.postgres.executions import PostgresExecutionStore
+from gnomon.storage.postgres.migrate import require_latest
+from gnomon.worker.executors import Executors
+from gnomon.worker.executors.http import HttpExecutor
+from gnomon.worker.runner import Runner
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> int:
+    """Runs until SIGTERM or SIGINT; finishes or gives back what is in flight. The exit code."""
+    start_logging(settings, role="worker")
+    make_executors = _executors(settings)
+    app = create_app(settings.queue_url(), queues=settings.worker.queues, task_events=settings.queue.task_events)
+    stop = StopSignal()
+    stop.install()
+    engine = open_engine(settings)
+    if not wait_until_available("waiting for the database", lambda: require_latest(engine), stop):
+        return 0
+    runner = Runner(
+        store=PostgresExecutionStore(engine, instance=uuid4(), worker=settings.scheduler.id),
+        executors=make_executors,
+        new_loop=uvloop.new_event_loop,
+        concurrency=settings.worker.concurrency,
+        lease=settings.scheduler.max_job_lock_time,
+    )
+    runner.start()
+    code = run_worker(
+        app,
+        admit=runner.admit,
+        drain=lambda: runner.drain(settings.worker.shutdown_timeout),
+        queues=settings.worker.queues,
+        threads=settings.worker.threads,
+        hostname=settings.scheduler.id,
+        on_ready=lambda: log.info("worker %s is ready", settings.scheduler.id),
+    )
+    engine.dispose()
+    return code
+
+
+def _executors(settings: Settings) -> Callable[[], Executors]:
+    """Reads the policy now, so that a wrong setting ends the start; the executors are built on their loop."""
+    policy = EgressPolicy.parse(settings.egress.allow)
+    return lambda: Executors(http=HttpExecutor(policy=policy, max_connections=settings.worker.concurrency))
