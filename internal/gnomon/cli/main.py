@@ -117,6 +117,19 @@ def migrate(**flags: object) -> None:
     sys.exit(run(settings))
 
 
+@gnomon.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def secrets(folder: Path) -> None:
+    """Write the random passwords of the compose file to FOLDER.
+
+    Those that are there already are kept.
+    """
+    from gnomon.cli.secrets import write_secrets
+
+    made = write_secrets(folder)
+    click.echo(f"made in {folder}: {', '.join(made)}" if made else f"{folder} has all passwords; nothing changed")
+
+
 @gnomon.group()
 def config() -> None:
     """Show and check settings."""

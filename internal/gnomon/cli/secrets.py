@@ -1,0 +1,53 @@
+"""Random passwords for the servers of the compose file, so that it needs no step before it and has no default ones."""
+
+import os
+import secrets
+from pathlib import Path
+
+from gnomon.job.errors import ConfigurationError
+
+USER = "gnomon"
+_PASSWORDS = ("postgres_password", "redis_password", "rabbitmq_password", "flower_password")
+
+
+def write_secrets(folder: Path) -> list[str]:
+    """Writes what is missing in `folder`, and returns the names of the passwords it made.
+
+    A password that exists is kept; the files that contain it are made again. Raises ConfigurationError.
+    """
+    try:
+        made = [name for name in _PASSWORDS if _make_password(folder / name)]
+        passwords = {name: (folder / name).read_text(encoding="ascii") for name in _PASSWORDS}
+        for name, text in _derived(passwords).items():
+            _write(folder / name, text)
+    except OSError as error:
+        raise ConfigurationError(f"secrets can't be written to {folder}: {error.strerror}") from error
+    return made
+
+
+def _derived(passwords: dict[str, str]) -> dict[str, str]:
+    """Files that contain a password, in the form their reader wants."""
+    redis, rabbitmq = passwords["redis_password"], passwords["rabbitmq_password"]
+    return {
+        "valkey.conf": f"requirepass {redis}\n",
+        "redis_url": f"redis://:{redis}@redis:6379/0",
+        "rabbitmq.conf": f"default_user = {USER}\ndefault_pass = {rabbitmq}\n",
+        "rabbitmq_url": f"amqp://{USER}:{rabbitmq}@rabbitmq:5672//",
+        "flower_auth": f"{USER}:{passwords['flower_password']}",
+    }
+
+
+def _make_password(path: Path) -> bool:
+    if path.exists():
+        return False
+    _write(path, secrets.token_urlsafe(32))
+    return True
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing, readable by the owner and the group."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o440), "w", encoding="ascii") as file:
+        os.fchmod(file.fileno(), 0o440)  # whatever the umask is
+        file.write(text)
+    draft.replace(path)
