@@ -155,7 +155,8 @@ class Log(Section):
 class Settings(BaseSettings):
     """All settings. Made by `load_settings`; `repr` shows no secret."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+    # The prefix keeps a variable such as WEB, which is not ours, out of settings that are made by hand.
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=configuration.PREFIX)
 
     web: Web = Web()
     db: Database = Database()
@@ -166,17 +167,6 @@ class Settings(BaseSettings):
     log: Log = Log()
 
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        *_others: PydanticBaseSettingsSource,
-        **_more: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Nothing is read behind the back of `Settings(…)`: only `load_settings` looks at the environment."""
-        return (init_settings,)
 
     def database_url(self) -> str:
         """The address as SQLAlchemy takes it (`postgresql+psycopg2://…`), password and sslmode included."""
