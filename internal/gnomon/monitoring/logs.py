@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TextIO
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_CHATTY = ("alembic.runtime.plugins",)  # seven lines at each start that tell nothing
 _log = logging.getLogger(__name__)
 
 
@@ -30,6 +31,8 @@ def configure_logging(*, level: str, format: str, role: str, stream: TextIO | No
         root.removeHandler(previous)
     root.addHandler(handler)
     root.setLevel(level)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
