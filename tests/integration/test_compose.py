@@ -73,6 +73,21 @@ def test_every_service_that_stays_is_checked_and_restarted(name: str) -> None:
         assert name == "api" or service["healthcheck"]["test"], "the check of the API is in the image"
 
 
+@pytest.mark.parametrize("name", ["scheduler", "worker", "flower"])
+def test_check_of_a_service_of_ours_is_a_program(name: str) -> None:
+    assert SERVICES[name]["healthcheck"]["test"][:3] == ["CMD", "python", "-c"]
+    compile(SERVICES[name]["healthcheck"]["test"][3], name, "exec")
+
+
+def test_scheduler_is_unhealthy_without_a_connection_to_postgres(tmp_path: Path) -> None:
+    table = tmp_path / "tcp"
+    script = SERVICES["scheduler"]["healthcheck"]["test"][3].replace("/proc/net/tcp", str(table))
+    head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    for state, code in (("01", 0), ("06", 1)):  # established, closing
+        table.write_text(f"{head}   0: 0200A8C0:9C40 0300A8C0:1538 {state} 00000000:00000000 00:00000000 00000000\n")
+        assert subprocess.run([sys.executable, "-c", script], check=False).returncode == code
+
+
 @services
 def test_service_waits_for_what_it_needs(name: str) -> None:
     for needed, how in SERVICES[name].get("depends_on", {}).items():
