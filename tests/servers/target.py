@@ -187,7 +187,7 @@ class Target:
         self._open = 0
         self._accepted = 0
         self._ready = threading.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._talks: dict[asyncio.Task[None], Connection] = {}
         self._thread = threading.Thread(target=self._run, name="scripted-target", daemon=True)
         self.port = 0
 
@@ -279,15 +279,18 @@ class Target:
         self._ready.set()
         await self._stopping.wait()
         server.close()
-        for task in tuple(self._tasks):
+        talks = tuple(self._talks.items())
+        for task, connection in talks:
+            connection.writer.transport.abort()
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(task for task, _ in talks))
+        await asyncio.sleep(0)  # the transports' last callbacks
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
         connection = Connection(number=self._accepted + 1, reader=reader, writer=writer)
+        self._talks[task] = connection
         self._note(accepted=1, open=1)
         try:
             if self._greeting is not None:
@@ -296,9 +299,13 @@ class Target:
                 await self._exchange(connection)
         except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
             pass  # the client hung up, as some tests want it to
+        except asyncio.CancelledError:
+            pass  # the server stops
         finally:
             writer.close()
-            self._tasks.discard(task)
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
+            del self._talks[task]
             self._note(open=-1)
 
     async def _exchange(self, connection: Connection) -> None:

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pycurl
 
@@ -16,10 +16,9 @@ from gnomon.worker.executors.egress import EgressGuard
 from gnomon.worker.executors.http_attempt import Attempt
 from gnomon.worker.executors.http_outcome import Ending, HttpVerdict, Place
 from gnomon.worker.executors.http_request import default_ca_file, prepare
+from gnomon.worker.executors.http_sockets import Sockets
 
 log = logging.getLogger(__name__)
-
-CONNECT_TIMEOUT = timedelta(seconds=10)
 
 
 class HttpExecutor:
@@ -41,6 +40,7 @@ class HttpExecutor:
         ca_file: str | None = None,
     ) -> None:
         self._guard = EgressGuard(policy)
+        self._sockets = Sockets()
         self._max_response_bytes = max_response_bytes
         self._excerpt_bytes = excerpt_bytes
         self._max_connections = max_connections
@@ -53,7 +53,8 @@ class HttpExecutor:
     async def execute(self, target: HttpTarget, call: Call) -> Outcome:
         """Makes one attempt. Raises nothing but CancelledError; cancelling aborts the transfer and its connection."""
         place = Place.of(target)
-        attempt = Attempt(self._guard.gate(place.host), max_response_bytes=self._max_response_bytes)
+        gate = self._guard.gate(place.host)
+        attempt = Attempt(gate, self._sockets, max_response_bytes=self._max_response_bytes)
         verdict = HttpVerdict(target=target, place=place, attempt=attempt, excerpt_bytes=self._excerpt_bytes)
         if self._closed:
             return verdict.cancelled()
@@ -75,17 +76,19 @@ class HttpExecutor:
             self._spare.pop().close()
 
     async def _attempt(self, target: HttpTarget, call: Call, attempt: Attempt) -> Ending:
+        ending = await self._send(target, call, attempt)
+        if attempt.stale:  # nothing was sent: another connection is not another sending
+            remaining = call.timeout - timedelta(seconds=ending.elapsed)
+            ending = await self._send(target, replace(call, timeout=remaining), attempt)
+        return ending
+
+    async def _send(self, target: HttpTarget, call: Call, attempt: Attempt) -> Ending:
         curl = self._spare.pop() if self._spare else pycurl.Curl()
         reusable = False
         try:
-            prepare(
-                curl,
-                target,
-                call,
-                user_agent=self._user_agent,
-                ca_file=self._ca_file,
-                connect_timeout=CONNECT_TIMEOUT,
-            )
+            prepare(curl, target, call, user_agent=self._user_agent, ca_file=self._ca_file)
+            if attempt.stale:
+                curl.setopt(pycurl.FRESH_CONNECT, 1)
             attempt.listen(curl)
             ending = await self._transfer(curl)
             reusable = ending.code is not None
@@ -98,11 +101,10 @@ class HttpExecutor:
         try:
             await multi.add_handle(curl)
         except pycurl.error as error:
-            if multi.broken or not error.args:
+            if multi.broken:
                 await self._working_multi()
                 return Ending(code=None)
-            code, text = error.args
-            return _ending(curl, code, text)
+            return _ending(curl, error.args[0], str(error.args[-1]))
         return _ending(curl, pycurl.E_OK, "")
 
     async def _working_multi(self) -> "_Multi":
@@ -126,23 +128,23 @@ class HttpExecutor:
         self._spare.append(curl)
 
 
-class _Multi(pycurl.AsyncCurlMulti):  # type: ignore[misc] # pycurl has no types
-    """Knows when it broke down: its error codes overlap those of single transfers."""
+class _Multi(pycurl.AsyncCurlMulti):
+    """Knows when it broke down: then every transfer fails with one and the same error, which looks like any other."""
 
     def __init__(self) -> None:
         super().__init__()
         self.broken = False
 
-    def _fail_all_pending(self, exc: BaseException) -> None:
-        self.broken = True
-        super()._fail_all_pending(exc)
-
-    def add_handle(self, curl: Any) -> Any:
+    def add_handle(self, curl: pycurl.Curl) -> asyncio.Future[pycurl.Curl]:
         try:
             return super().add_handle(curl)
         except pycurl.error:
             self.broken = True
             raise
+
+    def _fail_all_pending(self, exc: BaseException) -> None:
+        self.broken = True
+        super()._fail_all_pending(exc)  # type: ignore[misc] # the stubs leave out what is private
 
 
 def _ending(curl: pycurl.Curl, code: int, text: str) -> Ending:

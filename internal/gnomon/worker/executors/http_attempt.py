@@ -1,10 +1,12 @@
 """What libcurl's callbacks see and decide during one HTTP attempt."""
 
 import logging
+import os
 
 import pycurl
 
 from gnomon.worker.executors.egress import Gate, SocketAddress
+from gnomon.worker.executors.http_sockets import Sockets
 
 log = logging.getLogger(__name__)
 
@@ -14,13 +16,18 @@ BLANK_LINES = (b"\r\n", b"\n")
 class Attempt:
     """The callbacks of one attempt and what they learned.
 
-    None of them lets an exception out: pycurl would print it and tell libcurl nothing but "failed". It is kept in
-    `error`, and libcurl is told to stop.
+    `stale`: nothing was sent, because the target had hung up on the idle connection that was to be used.
+
+    None of the callbacks lets an exception out: pycurl would print it and tell libcurl nothing but "failed". It is kept
+    in `error`, and libcurl is told to stop.
     """
 
-    def __init__(self, gate: Gate, *, max_response_bytes: int) -> None:
+    def __init__(self, gate: Gate, sockets: Sockets, *, max_response_bytes: int) -> None:
+        self._sockets = sockets
         self._max_response_bytes = max_response_bytes
+        self._descriptors: list[int] = []
         self.gate = gate
+        self.stale = False
         self.requested = False
         self.resend_refused = False
         self.headers_complete = False
@@ -32,6 +39,7 @@ class Attempt:
     def listen(self, curl: pycurl.Curl) -> None:
         """Have the handle call back here. Undone by the handle's reset()."""
         curl.setopt(pycurl.OPENSOCKETFUNCTION, self._on_open_socket)
+        curl.setopt(pycurl.SOCKOPTFUNCTION, self._on_new_socket)
         curl.setopt(pycurl.PREREQFUNCTION, self._on_request)
         curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
         curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
@@ -42,7 +50,15 @@ class Attempt:
         except Exception as error:  # fail closed
             return self._stop(error, pycurl.SOCKET_BAD)
 
-    def _on_request(self, address: str, _local: str, _port: int, _local_port: int) -> int:
+    def _on_new_socket(self, descriptor: int, _purpose: int) -> int:
+        try:
+            os.set_inheritable(descriptor, False)  # pycurl's duplicate is
+            self._descriptors.append(descriptor)
+        except Exception as error:  # fail closed
+            return self._stop(error, pycurl.SOCKOPT_ERROR)
+        return int(pycurl.SOCKOPT_OK)
+
+    def _on_request(self, address: str, local_address: str, port: int, local_port: int) -> int:
         """The border between NOT_SENT and MAYBE_SENT: the connection stands, the next thing on it is the request.
 
         libcurl comes here again when a reused connection died under the request and it means to send it once more.
@@ -51,12 +67,20 @@ class Attempt:
         try:
             if self.requested:
                 self.resend_refused = True
-            elif self.gate.admits(address):
+            elif self.gate.admits(address) and self._is_alive((address, local_address, port, local_port)):
                 self.requested = True
                 return int(pycurl.PREREQFUNC_OK)
         except Exception as error:  # fail closed
             return self._stop(error, pycurl.PREREQFUNC_ABORT)
         return int(pycurl.PREREQFUNC_ABORT)
+
+    def _is_alive(self, ends: tuple[str, str, int, int]) -> bool:
+        if self._descriptors:  # made for this attempt
+            self._sockets.remember(ends, self._descriptors)
+            self.stale = False
+        else:
+            self.stale = self._sockets.hung_up(ends)
+        return not self.stale
 
     def _on_header(self, line: bytes) -> None:
         self.header_bytes += len(line)

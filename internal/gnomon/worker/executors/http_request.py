@@ -14,6 +14,7 @@ from gnomon.worker.executors import Call
 # Servers hang up on idle connections after 2 s (gunicorn), 5 s (node, uvicorn, Apache) or more. A job that runs at just
 # that interval would meet the closing connection again and again; after a second a new one costs nothing.
 IDLE_CONNECTION_SECONDS = 1
+CONNECT_TIMEOUT = timedelta(seconds=10)  # name lookup and TLS handshake included; three SYNs are lost by then
 KEEPALIVE_SECONDS = 15
 
 WITH_CONTENT = ("POST", "PUT", "PATCH")  # RFC 9110, 8.6: these send Content-Length: 0 when there is no body
@@ -27,9 +28,7 @@ def default_ca_file() -> str:
     return ssl.get_default_verify_paths().cafile or certifi.where()
 
 
-def prepare(
-    curl: pycurl.Curl, target: HttpTarget, call: Call, *, user_agent: str, ca_file: str, connect_timeout: timedelta
-) -> None:
+def prepare(curl: pycurl.Curl, target: HttpTarget, call: Call, *, user_agent: str, ca_file: str) -> None:
     """Set every option of the request but the callbacks. The handle must be new or reset."""
     curl.setopt(pycurl.URL, target.url)
     curl.setopt(pycurl.PATH_AS_IS, 1)
@@ -40,7 +39,7 @@ def prepare(
     curl.setopt(pycurl.NOSIGNAL, 1)
     curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
     curl.setopt(pycurl.CAINFO, ca_file)
-    _set_connection(curl, call, connect_timeout)
+    _set_connection(curl, call)
     _set_method(curl, target)
     curl.setopt(pycurl.HTTPHEADER, header_lines(target, call, user_agent))
 
@@ -80,9 +79,9 @@ def _header_line(name: str, value: str) -> bytes:
     return (f"{name}: {value}" if value else f"{name};").encode("latin-1")
 
 
-def _set_connection(curl: pycurl.Curl, call: Call, connect_timeout: timedelta) -> None:
+def _set_connection(curl: pycurl.Curl, call: Call) -> None:
     curl.setopt(pycurl.TIMEOUT_MS, _milliseconds(call.timeout))
-    curl.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(min(call.timeout, connect_timeout)))
+    curl.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(min(call.timeout, CONNECT_TIMEOUT)))
     curl.setopt(pycurl.TCP_KEEPALIVE, 1)
     curl.setopt(pycurl.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
     curl.setopt(pycurl.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
