@@ -61,7 +61,9 @@ class Connection:
     open: bool = True
 
     async def send(self, data: bytes) -> None:
-        """Writes and waits until the kernel has taken it."""
+        """Writes and waits until the kernel has taken it. Raises ConnectionError once the client is gone."""
+        if self.writer.transport.is_closing():
+            raise ConnectionResetError
         self.writer.write(data)
         await self.writer.drain()
 

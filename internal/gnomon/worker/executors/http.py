@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import Callable
 
 import pycurl
 
@@ -15,8 +14,9 @@ from gnomon.worker.executors import Call
 from gnomon.worker.executors.egress import EgressGuard
 from gnomon.worker.executors.http_attempt import Attempt
 from gnomon.worker.executors.http_outcome import Ending, HttpVerdict, Place
-from gnomon.worker.executors.http_request import default_ca_file, prepare
+from gnomon.worker.executors.http_request import CONNECT_TIMEOUT, Deadline, default_ca_file, limit_time, prepare
 from gnomon.worker.executors.http_sockets import Sockets
+from gnomon.worker.executors.resolver import Addresses, LookupFailed, Resolver, system_lookup
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ class HttpExecutor:
     `max_response_bytes`: a longer answer is cut off there and judged by its status. `excerpt_bytes`: how much of it is
     kept in the outcome. `max_connections`: how many idle connections are kept, about as many as calls are in flight at
     once; it does not limit those. `ca_file`: who may vouch for https targets; the system's bundle when None.
+    `lookup`: finds the addresses of a host name; it may block.
     """
 
     def __init__(
@@ -38,9 +39,11 @@ class HttpExecutor:
         max_connections: int = 512,
         user_agent: str = f"gnomon/{__version__}",
         ca_file: str | None = None,
+        lookup: Callable[[str], Addresses] = system_lookup,
     ) -> None:
         self._guard = EgressGuard(policy)
         self._sockets = Sockets()
+        self._resolver = Resolver(lookup)
         self._max_response_bytes = max_response_bytes
         self._excerpt_bytes = excerpt_bytes
         self._max_connections = max_connections
@@ -59,7 +62,7 @@ class HttpExecutor:
         if self._closed:
             return verdict.cancelled()
         try:
-            return verdict.outcome(await self._attempt(target, call, attempt))
+            return verdict.outcome(await self._attempt(target, call, attempt, place))
         except asyncio.CancelledError:
             if _task_is_cancelled():
                 raise
@@ -71,32 +74,48 @@ class HttpExecutor:
     async def aclose(self) -> None:
         """Aborts what is under way, which then fails with the code `cancelled`, and closes all connections."""
         self._closed = True
+        self._resolver.close()
         await self._multi.aclose()
         while self._spare:
             self._spare.pop().close()
 
-    async def _attempt(self, target: HttpTarget, call: Call, attempt: Attempt) -> Ending:
-        ending = await self._send(target, call, attempt)
+    async def _attempt(self, target: HttpTarget, call: Call, attempt: Attempt, place: Place) -> Ending:
+        deadline = Deadline(call.timeout)
+        addresses = self._resolver.known(place.host)
+        if addresses is None:
+            try:
+                addresses = await self._resolver.resolve(place.host, timeout=deadline.seconds_left(CONNECT_TIMEOUT))
+            except LookupFailed as failure:
+                return Ending(code=pycurl.E_COULDNT_RESOLVE_HOST, text=str(failure))
+            except TimeoutError:
+                return Ending(code=pycurl.E_OPERATION_TIMEDOUT, elapsed=deadline.elapsed())
+        resolved = place.resolved(addresses)
+        ending = await self._send(target, call, attempt, deadline, resolved)
         if attempt.stale:  # nothing was sent: another connection is not another sending
-            remaining = call.timeout - timedelta(seconds=ending.elapsed)
-            ending = await self._send(target, replace(call, timeout=remaining), attempt)
+            ending = await self._send(target, call, attempt, deadline, resolved)
+        if not attempt.requested:
+            self._resolver.forget(place.host)
         return ending
 
-    async def _send(self, target: HttpTarget, call: Call, attempt: Attempt) -> Ending:
+    async def _send(
+        self, target: HttpTarget, call: Call, attempt: Attempt, deadline: Deadline, resolved: list[str]
+    ) -> Ending:
         curl = self._spare.pop() if self._spare else pycurl.Curl()
         reusable = False
         try:
             prepare(curl, target, call, user_agent=self._user_agent, ca_file=self._ca_file)
+            limit_time(curl, deadline)
+            curl.setopt(pycurl.RESOLVE, resolved)
             if attempt.stale:
                 curl.setopt(pycurl.FRESH_CONNECT, 1)
             attempt.listen(curl)
-            ending = await self._transfer(curl)
+            ending = await self._transfer(curl, deadline)
             reusable = ending.code is not None
         finally:
             self._put_away(curl, reusable=reusable)
         return ending
 
-    async def _transfer(self, curl: pycurl.Curl) -> Ending:
+    async def _transfer(self, curl: pycurl.Curl, deadline: Deadline) -> Ending:
         multi = await self._working_multi()
         try:
             await multi.add_handle(curl)
@@ -104,8 +123,8 @@ class HttpExecutor:
             if multi.broken:
                 await self._working_multi()
                 return Ending(code=None)
-            return _ending(curl, error.args[0], str(error.args[-1]))
-        return _ending(curl, pycurl.E_OK, "")
+            return _ending(curl, deadline, int(error.args[0]), str(error.args[-1]))
+        return _ending(curl, deadline, pycurl.E_OK, "")
 
     async def _working_multi(self) -> "_Multi":
         """The multi handle; a new one when the old one broke down."""
@@ -147,14 +166,14 @@ class _Multi(pycurl.AsyncCurlMulti):
         super()._fail_all_pending(exc)  # type: ignore[misc] # the stubs leave out what is private
 
 
-def _ending(curl: pycurl.Curl, code: int, text: str) -> Ending:
+def _ending(curl: pycurl.Curl, deadline: Deadline, code: int, text: str) -> Ending:
     return Ending(
         code=code,
         text=text,
         status=curl.getinfo(pycurl.RESPONSE_CODE),
         connected=curl.getinfo(pycurl.CONNECT_TIME) > 0,
         errno=curl.getinfo(pycurl.OS_ERRNO),
-        elapsed=curl.getinfo(pycurl.TOTAL_TIME),
+        elapsed=deadline.elapsed(),
         retry_after=curl.getinfo(pycurl.RETRY_AFTER),
     )
 

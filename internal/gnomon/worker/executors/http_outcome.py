@@ -2,6 +2,7 @@
 
 import codecs
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -59,6 +60,13 @@ class Place:
         parts = urlsplit(target.url)
         return cls(host=parts.hostname or "", port=parts.port or (443 if parts.scheme == "https" else 80))
 
+    def resolved(self, addresses: Sequence[str]) -> list[str]:
+        """The value of CURLOPT_RESOLVE, empty if the host is an address; "+" has libcurl forget it after a while."""
+        if self.host in addresses:
+            return []
+        bracketed = (f"[{address}]" if ":" in address else address for address in addresses)
+        return [f"+{self.host}:{self.port}:{','.join(bracketed)}"]
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -113,7 +121,7 @@ class HttpVerdict:
                 "timeout", f"gave up on {self.place} after {ending.elapsed:.1f} s {self._phase(ending)}"
             )
         if ending.code == pycurl.E_COULDNT_RESOLVE_HOST:
-            return self._failed("dns", f"the name {self.place.host!r} could not be resolved")
+            return self._failed("dns", f"the name {self.place.host!r} could not be resolved: {ending.text}")
         if ending.code == pycurl.E_COULDNT_CONNECT:
             return self._failed("refused", f"{self.place} could not be reached: {_error_text(ending.errno)}")
         if ending.code in TLS_ERRORS:

@@ -2,6 +2,7 @@
 
 import base64
 import ssl
+import time
 from datetime import timedelta
 from typing import assert_never
 
@@ -20,6 +21,23 @@ KEEPALIVE_SECONDS = 15
 WITH_CONTENT = ("POST", "PUT", "PATCH")  # RFC 9110, 8.6: these send Content-Length: 0 when there is no body
 
 
+class Deadline:
+    """When an attempt must be over; the clock starts with the object. Seconds."""
+
+    def __init__(self, timeout: timedelta) -> None:
+        self._began = time.monotonic()
+        self._timeout = timeout.total_seconds()
+
+    def elapsed(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._began
+
+    def seconds_left(self, limit: timedelta | None = None) -> float:
+        """Until the deadline, and no more than the limit counted from the beginning; may be negative."""
+        timeout = self._timeout if limit is None else min(self._timeout, limit.total_seconds())
+        return timeout - self.elapsed()
+
+
 def default_ca_file() -> str:
     """The system's certificate bundle (or SSL_CERT_FILE), else certifi's.
 
@@ -29,7 +47,7 @@ def default_ca_file() -> str:
 
 
 def prepare(curl: pycurl.Curl, target: HttpTarget, call: Call, *, user_agent: str, ca_file: str) -> None:
-    """Set every option of the request but the callbacks. The handle must be new or reset."""
+    """Set what the request says and how it travels. The handle must be new or reset."""
     curl.setopt(pycurl.URL, target.url)
     curl.setopt(pycurl.PATH_AS_IS, 1)
     curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
@@ -42,6 +60,12 @@ def prepare(curl: pycurl.Curl, target: HttpTarget, call: Call, *, user_agent: st
     _set_connection(curl, call)
     _set_method(curl, target)
     curl.setopt(pycurl.HTTPHEADER, header_lines(target, call, user_agent))
+
+
+def limit_time(curl: pycurl.Curl, deadline: Deadline) -> None:
+    """Have libcurl give up at the deadline, or earlier when no connection comes about."""
+    curl.setopt(pycurl.TIMEOUT_MS, _milliseconds(deadline.seconds_left()))
+    curl.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(deadline.seconds_left(CONNECT_TIMEOUT)))
 
 
 def header_lines(target: HttpTarget, call: Call, user_agent: str) -> list[bytes]:
@@ -80,8 +104,6 @@ def _header_line(name: str, value: str) -> bytes:
 
 
 def _set_connection(curl: pycurl.Curl, call: Call) -> None:
-    curl.setopt(pycurl.TIMEOUT_MS, _milliseconds(call.timeout))
-    curl.setopt(pycurl.CONNECTTIMEOUT_MS, _milliseconds(min(call.timeout, CONNECT_TIMEOUT)))
     curl.setopt(pycurl.TCP_KEEPALIVE, 1)
     curl.setopt(pycurl.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
     curl.setopt(pycurl.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
@@ -102,5 +124,5 @@ def _set_method(curl: pycurl.Curl, target: HttpTarget) -> None:
         curl.setopt(pycurl.CUSTOMREQUEST, target.method)
 
 
-def _milliseconds(duration: timedelta) -> int:
-    return max(1, duration // timedelta(milliseconds=1))  # to libcurl 0 means no limit at all
+def _milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1_000))  # to libcurl 0 means no limit at all

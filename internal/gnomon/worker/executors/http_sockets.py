@@ -10,7 +10,7 @@ import socket
 
 Ends = tuple[str, str, int, int]  # remote address, local address, remote port, local port: as PREREQFUNCTION gets them
 
-MAX_REMEMBERED = 65_536
+MAX_REMEMBERED = 4_096  # beyond these the oldest go unchecked
 
 
 class Sockets:
