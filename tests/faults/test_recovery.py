@@ -81,7 +81,7 @@ def test_two_schedulers_and_two_workers_share_five_thousand_due_jobs(
         "misfire_grace_seconds, misfire_limit, overlap, max_attempts, tags, revision"
     )
     world.sql(
-        f"insert into jobs (id, next_run, {columns}) select gen_random_uuid(), now(), {columns} "
+        f"insert into jobs (id, next_run, {columns}) select gen_random_uuid(), now() + interval '1 day', {columns} "
         "from jobs, generate_series(1, 4999)"
     )
     world.sql(

@@ -148,7 +148,7 @@ def _one_header_errors(name: str, value: str) -> list[FieldError]:
         return [FieldError(pointer=pointer, detail="is not a header name (RFC 9110 token)")]
     if name.lower() in RESERVED_HEADERS or name.lower().startswith(RESERVED_PREFIXES):
         return [FieldError(pointer=pointer, detail="is set by Gnomon and can't be given")]
-    if any(ord(char) < 32 and char != "\t" or ord(char) == 127 for char in value) or not _latin(value):
+    if any((ord(char) < 32 and char != "\t") or ord(char) == 127 for char in value) or not _latin(value):
         return [FieldError(pointer=pointer, detail="the value holds control or non-Latin-1 characters")]
     if len(name) + len(value) > MAX_HEADER_BYTES:
         return [FieldError(pointer=pointer, detail=f"is longer than {MAX_HEADER_BYTES} bytes")]

@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from uuid import UUID
 
 from gnomon.job.errors import Unavailable
 from gnomon.job.ports import ExecutionStore, Record, Unrecordable
@@ -123,7 +124,7 @@ class Recorder:
                 )
             return
 
-    def _missing(self, group: Sequence[Record], written: set[object], *, repeated: bool) -> list[Record]:
+    def _missing(self, group: Sequence[Record], written: set[UUID], *, repeated: bool) -> list[Record]:
         missing = [record for record in group if record.token.id not in written]
         if missing and repeated:
             before = self._store.recorded_before(missing)

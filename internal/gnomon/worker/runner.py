@@ -83,7 +83,9 @@ class Runner:
             self._slots.wait_until_idle(2.0)
         unwritten = self._recorder.stop(timedelta(seconds=10))
         if unwritten:
-            log.error("%s outcomes could not be recorded; their executions are rescued when their leases end", unwritten)
+            log.error(
+                "%s outcomes could not be recorded; their executions are rescued when their leases end", unwritten
+            )
         asyncio.run_coroutine_threadsafe(self._executors.aclose(), self._loop).result(5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
@@ -169,7 +171,9 @@ class Runner:
         if flight.abort is not Abort.LEASE_LOST:
             duration = timedelta(seconds=monotonic() - started_at)
             cancelled = flight.abort is Abort.CANCELLED
-            self._recorder.add(judge(flight.definition, _tried(flight.claimed, flight.owner, duration, cancelled), outcome))
+            self._recorder.add(
+                judge(flight.definition, _tried(flight.claimed, flight.owner, duration, cancelled), outcome)
+            )
 
     async def _execute(self, flight: Flight) -> Outcome:
         definition = flight.definition
