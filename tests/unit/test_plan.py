@@ -116,30 +116,45 @@ def test_without_a_budget_nothing_is_looked_at() -> None:
         assert (plan.next_run, plan.examined, plan.reached_now) == (NOON, 0, False)
 
 
+DAILY = Cron("0 12 * * *")
+
+
+def day(number: int) -> datetime:
+    return NOON + timedelta(days=number)
+
+
 def test_plan_that_stops_short_skips_what_it_saw_and_leaves_the_newest_to_the_next() -> None:
-    # 12:00 to 12:09 are due, 10 moments, 4 looked at each time
-    now = minute(9) + timedelta(seconds=50)
-    first = plan_due(due(MINUTELY[0], grace=20), now, 4)
-    assert (first.runs, skipped(first)) == ((), [(minute(0), minute(3), 4)])
-    assert (first.next_run, first.examined, first.reached_now) == (minute(4), 4, False)
-    second = plan_due(due(MINUTELY[0], minute(4), grace=20), now, 4)
-    assert (second.runs, skipped(second)) == ((), [(minute(4), minute(7), 4)])
-    third = plan_due(due(MINUTELY[0], minute(8), grace=20), now, 4)
-    assert (third.runs, skipped(third)) == ((minute(9),), [(minute(8), minute(8), 1)])
-    assert (third.next_run, third.examined, third.reached_now) == (minute(10), 2, True)
+    # day 0 to day 9 are due, 10 moments of one step each, 4 steps each time
+    now = day(9) + timedelta(seconds=50)
+    first = plan_due(due(DAILY, grace=20), now, 4)
+    assert (first.runs, skipped(first)) == ((), [(day(0), day(3), 4)])
+    assert (first.next_run, first.examined, first.reached_now) == (day(4), 4, False)
+    second = plan_due(due(DAILY, day(4), grace=20), now, 4)
+    assert (second.runs, skipped(second)) == ((), [(day(4), day(7), 4)])
+    third = plan_due(due(DAILY, day(8), grace=20), now, 4)
+    assert (third.runs, skipped(third)) == ((day(9),), [(day(8), day(8), 1)])
+    assert (third.next_run, third.examined, third.reached_now) == (day(10), 2, True)
 
 
 def test_run_all_keeps_its_limit_across_plans_that_stop_short() -> None:
-    # 12:00 to 12:09 are misfires, 4 looked at each time, 5 made up for in all
-    now = minute(9) + timedelta(seconds=50)
+    # day 0 to day 9 are misfires, 4 steps each time, 5 made up for in all
+    now = day(9) + timedelta(seconds=50)
     policy = MisfirePolicy.RUN_ALL
-    first = plan_due(due(MINUTELY[0], grace=20, policy=policy, misfire_limit=5), now, 4)
+    first = plan_due(due(DAILY, grace=20, policy=policy, misfire_limit=5), now, 4)
     assert (len(first.serial), skipped(first), first.misfires_run) == (4, [], 4)
-    second = plan_due(due(MINUTELY[0], minute(4), grace=20, policy=policy, misfire_limit=5, misfires_run=4), now, 4)
-    assert (second.serial, skipped(second)) == ((minute(4),), [(minute(5), minute(7), 3)])
+    second = plan_due(due(DAILY, day(4), grace=20, policy=policy, misfire_limit=5, misfires_run=4), now, 4)
+    assert (second.serial, skipped(second)) == ((day(4),), [(day(5), day(7), 3)])
     assert second.misfires_run == 5
-    third = plan_due(due(MINUTELY[0], minute(8), grace=20, policy=policy, misfire_limit=5, misfires_run=5), now, 4)
-    assert (third.serial, skipped(third), third.misfires_run) == ((), [(minute(8), minute(9), 2)], 0)
+    third = plan_due(due(DAILY, day(8), grace=20, policy=policy, misfire_limit=5, misfires_run=5), now, 4)
+    assert (third.serial, skipped(third), third.misfires_run) == ((), [(day(8), day(9), 2)], 0)
+
+
+def test_month_of_minutes_costs_a_step_a_day() -> None:
+    plan = plan_due(due(MINUTELY[0], day(-30)), NOON, 100)
+    # the grace is a minute: NOON and the moment before are within it
+    assert [count for _, _, count in skipped(plan)] == [30 * 1440 - 1]
+    assert plan.runs == (minute(-1), NOON)
+    assert plan.examined == 31 + 2  # 31 local days, and the two that run
 
 
 def test_ten_years_of_seconds_cost_an_interval_one_step() -> None:

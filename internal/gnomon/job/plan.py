@@ -113,4 +113,3 @@ class _Walk:
         self.left -= passed.steps
         self.position = next_run_after(self._timing, passed.last, shift=self._shift)
         return passed
-
