@@ -10,7 +10,7 @@ Nothing disappears: runs, serial runs and skipped counts add up to the schedule'
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from gnomon.job.model import Misfire, MisfirePolicy

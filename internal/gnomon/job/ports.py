@@ -200,7 +200,7 @@ class Record:
         )
 
 
-class Unrecordable(Exception):  # noqa: N818 - a verdict on the rows, not a failure of the store
+class Unrecordable(Exception):
     """The store refuses these rows as they are; a smaller group or shorter texts may pass."""
 
 

@@ -13,8 +13,10 @@ from gnomon.scheduler.publish import Publisher
 log = logging.getLogger(__name__)
 
 # A batch is one transaction. These bound it, however far behind its jobs are: what is not seen is left for the next.
-BATCH_MOMENTS = 20_000
+BATCH_STEPS = 20_000
 BATCH_TIME = timedelta(seconds=1)
+# What a job gets even when the time is up: a job of one moment a second must not fall behind further with each batch.
+LEAST_STEPS = 10
 
 
 class Dispatcher:
@@ -46,13 +48,13 @@ def plan_batch(
 ) -> list[Plan | Hold]:
     """One plan for each job, in order. The budget is shared evenly among those that are left.
 
-    When the time is up, each job left gets one moment, so that even then every one of them advances.
+    When the time is up, each job left gets a few steps, so that even then every one of them advances.
     """
     deadline = clock() + BATCH_TIME.total_seconds()
     plans: list[Plan | Hold] = []
-    left = BATCH_MOMENTS
+    left = BATCH_STEPS
     for index, job in enumerate(jobs):
-        share = max(1, left // (len(jobs) - index)) if clock() < deadline else 1
+        share = max(LEAST_STEPS, left // (len(jobs) - index)) if clock() < deadline else LEAST_STEPS
         plan = _plan(job, now, share)
         plans.append(plan)
         left -= plan.examined if isinstance(plan, Plan) else 0
