@@ -51,7 +51,8 @@ def read_definition(document: Mapping[str, Any], *, now: datetime | None = None)
     delivery = part(lambda: _choice(Delivery, document.get("delivery", Delivery.AT_LEAST_ONCE), "/delivery"))
     if errors:
         raise InvalidJob(errors)
-    assert target and timing and retry and misfire and timeout and overlap and delivery and tags is not None
+    assert target and timing and retry and misfire and timeout and overlap and delivery  # noqa: PT018 - not a test
+    assert tags is not None
     return Definition(
         target=target,
         timing=timing,
@@ -92,8 +93,11 @@ def write_definition(definition: Definition, *, secrets: bool) -> Document:
 
 
 def merge_patch(document: Document, patch: Mapping[str, Any]) -> Document:
-    """RFC 7396, with two rules of ours: naming one kind of schedule drops the others, and "***" keeps the secret."""
+    """RFC 7396, with rules of ours: another kind of schedule or auth replaces the old one; "***" keeps the secret."""
     merged = _merged(document, patch)
+    auth, old_auth = _auth_of(patch), _auth_of(document)
+    if auth.get("type", old_auth.get("type")) != old_auth.get("type"):
+        merged["http_job"]["auth"] = _merged({}, auth)
     named = [field for field in SCHEDULE_FIELDS if patch.get(field) is not None]
     if named and any(patch[field] != document.get(field) for field in named):
         for field in (*SCHEDULE_FIELDS, "anchor_at", *(() if "cron_schedule" in named else ("timezone",))):
@@ -144,6 +148,10 @@ def _merged(document: Mapping[str, Any], patch: Mapping[str, Any]) -> Document:
     return result
 
 
+def _auth_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (document.get("http_job") or {}).get("auth") or {}
+
+
 def _keep_masked(new: Document, old: Mapping[str, Any]) -> None:
     new_auth, old_auth = new.get("auth") or {}, old.get("auth") or {}
     for field in ("password", "token"):
@@ -158,6 +166,8 @@ def _read_target(document: Mapping[str, Any]) -> HttpTarget:
     http = document.get("http_job")
     if http is None:
         raise InvalidJob.at("/http_job", "is missing: it says what an HTTP job calls")
+    if "url" not in http:
+        raise InvalidJob.at("/http_job/url", "is missing: it says what an HTTP job calls")
     try:
         return HttpTarget(
             url=http["url"],

@@ -72,7 +72,12 @@ class Runner:
             self._admit_part(part)
 
     def drain(self, grace: timedelta) -> None:
-        """Admits no more, lets what is in flight finish within `grace`, breaks off the rest, records everything."""
+        """Admits no more, lets what is in flight finish within `grace`, breaks off the rest, records everything.
+
+        A second call does nothing.
+        """
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         self._slots.close()
         if not self._slots.wait_until_idle(grace.total_seconds()):
