@@ -1,9 +1,7 @@
 """Servers and processes are killed under load; nothing is lost, nothing is booked twice."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from servers.target import Target
 from support.books import unbalanced_moments
 from support.cluster import cluster, wait_until
@@ -13,19 +11,6 @@ from gnomon.embedded.valkey import EmbeddedValkey
 
 JOBS = 500
 SCALED = {"SCHEDULER_MAX_JOB_LOCK_TIME": "5s"}
-
-
-@pytest.fixture
-def world(database_url: str) -> Iterator[World]:
-    built = World(database_url)
-    yield built
-    built.close()
-
-
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target() as started:
-        yield started
 
 
 def unfinished(world: World) -> int:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -19,13 +19,6 @@ from gnomon.storage.postgres.dispatch import PostgresDispatchStore
 
 NO_GRACE = timedelta(0)
 SHORT = timedelta(seconds=-1)  # a lease that has ended already
-
-
-@pytest.fixture
-def world(database_url: str) -> Iterator[World]:
-    built = World(database_url)
-    yield built
-    built.close()
 
 
 def test_due_job_becomes_one_pending_execution_with_the_id_of_its_moment(world: World) -> None:
@@ -329,4 +322,4 @@ def test_ids_sort_by_moment_and_differ_by_job() -> None:
     ids = [scheduled_id(job, moment + timedelta(milliseconds=step)) for step in range(50)]
     assert ids == sorted(ids)
     assert {(i.version, i.variant) for i in ids} == {(7, "specified in RFC 4122")}
-    assert Counter(ids + [scheduled_id(uuid4(), moment)]).most_common(1)[0][1] == 1
+    assert Counter([*ids, scheduled_id(uuid4(), moment)]).most_common(1)[0][1] == 1

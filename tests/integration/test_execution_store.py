@@ -1,7 +1,6 @@
 """C, S, W, L and the renewal of leases on a real Postgres."""
 
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from uuid import uuid4
 
@@ -13,13 +12,6 @@ from gnomon.job.model import State
 from gnomon.job.ports import Claimed, Unrecordable
 
 NO_GRACE = timedelta(0)
-
-
-@pytest.fixture
-def world(database_url: str) -> Iterator[World]:
-    built = World(database_url)
-    yield built
-    built.close()
 
 
 @pytest.fixture

@@ -17,13 +17,6 @@ IDS = [uuid4() for _ in range(100)]
 TOKENS = json_rows([{"id": one, "attempt": 1} for one in IDS])
 
 
-@pytest.fixture
-def world(database_url: str) -> Iterator[World]:
-    built = World(database_url)
-    yield built
-    built.close()
-
-
 def fill_jobs(world: World) -> None:
     """Jobs due in the coming hours, statistics fresh."""
     world.create(http_job=HTTP_JOB)
@@ -38,9 +31,9 @@ def fill_jobs(world: World) -> None:
 
 def fill_executions(world: World, state: str, rows: int) -> None:
     world.sql(
-        "insert into executions (id, job_id, revision, kind, queue, scheduled_at, trigger, state, max_attempts, overlap, "
-        "available_at, next_publish_at, lease_expires_at) select gen_random_uuid(), gen_random_uuid(), 1, 'HTTP', 'io', "
-        "now(), 'SCHEDULE', :state, 4, 'skip', now(), now() + interval '1 hour', now() + interval '1 hour' "
+        "insert into executions (id, job_id, revision, kind, queue, scheduled_at, trigger, state, max_attempts, "
+        "overlap, available_at, next_publish_at, lease_expires_at) "
+        "select gen_random_uuid(), gen_random_uuid(), 1, 'HTTP', 'io', now(), 'SCHEDULE', :state, 4, 'skip', now(), now() + interval '1 hour', now() + interval '1 hour' "
         "from generate_series(1, :rows)",
         state=state,
         rows=rows,

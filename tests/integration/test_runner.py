@@ -24,19 +24,6 @@ NO_GRACE = timedelta(0)
 Admit = Callable[[Job], UUID]
 
 
-@pytest.fixture
-def world(database_url: str) -> Iterator[World]:
-    built = World(database_url)
-    yield built
-    built.close()
-
-
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target() as started:
-        yield started
-
-
 def _executors() -> Executors:
     return Executors(http=HttpExecutor(policy=EgressPolicy.parse(["127.0.0.0/8"])))
 
