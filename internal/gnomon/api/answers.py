@@ -1,0 +1,107 @@
+"""Values of the courtyard as the documents that are answered."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from gnomon.job.document import format_instant, plain_seconds, write_definition
+from gnomon.job.model import Attempt, Execution, Job, State
+from gnomon.job.schedule import describe
+from gnomon.job.service import upcoming
+
+Answer = dict[str, Any]
+
+
+def job_answer(job: Job) -> Answer:
+    """The definition without its secrets, and where the job stands."""
+    return {
+        "id": str(job.id),
+        **write_definition(job.definition, secrets=False),
+        "status": job.status.value,
+        "next_run": _instant(job.next_run),
+        "last_run": _instant(job.last_run),
+        "locked_until": _instant(job.locked_until),
+        "locked_by": job.locked_by,
+        "revision": job.revision,
+        "created_at": _instant(job.created_at),
+        "updated_at": _instant(job.updated_at),
+        "held_until": _instant(job.held_until),
+        "hold_reason": job.hold_reason,
+    }
+
+
+def created_answer(job: Job) -> Answer:
+    """The job with what its schedule means: the next five moments, and words."""
+    return {
+        **job_answer(job),
+        "next_runs": [_instant(moment) for moment in upcoming(job, 5)],
+        "schedule_text": describe(job.definition.timing.schedule),
+    }
+
+
+def execution_answer(execution: Execution) -> Answer:
+    """One occurrence with all its attempts that ended, the last one included."""
+    return {
+        "id": str(execution.id),
+        "job_id": str(execution.job_id),
+        "scheduled_at": _instant(execution.scheduled_at),
+        "state": execution.state.value,
+        "trigger": execution.trigger.value,
+        "attempt": execution.attempt,
+        "start_time": _instant(execution.first_started_at),
+        "end_time": _instant(execution.finished_at),
+        "success": execution.state is State.SUCCEEDED if execution.state.final else None,
+        "error_code": execution.error_code,
+        "error_message": execution.error_message,
+        "response_status": execution.response_status,
+        "response_excerpt": execution.response_excerpt,
+        "lateness_seconds": None if execution.lateness is None else plain_seconds(execution.lateness),
+        "duration_seconds": None if execution.duration is None else plain_seconds(execution.duration),
+        "skipped_count": execution.skipped_count,
+        "skipped_until": _instant(execution.skipped_until),
+        "worker": execution.worker,
+        "attempts": [*map(_attempt_answer, execution.attempts), *_last_attempt(execution)],
+    }
+
+
+def etag(job: Job) -> Mapping[str, str]:
+    """The header that names the revision."""
+    return {"ETag": f'"{job.revision}"'}
+
+
+def _attempt_answer(attempt: Attempt) -> Answer:
+    return {
+        "attempt": attempt.attempt,
+        "worker": attempt.worker,
+        "claimed_at": _instant(attempt.claimed_at),
+        "finished_at": _instant(attempt.finished_at),
+        "outcome": attempt.outcome,
+        "error_code": attempt.error_code,
+        "error_message": attempt.error_message,
+        "response_status": attempt.response_status,
+    }
+
+
+def _last_attempt(execution: Execution) -> list[Answer]:
+    """The attempt that ended the execution is kept in the execution itself.
+
+    One that was cancelled between two attempts ended without one.
+    """
+    known = {attempt.attempt for attempt in execution.attempts}
+    if not execution.state.final or execution.attempt == 0 or execution.attempt in known:
+        return []
+    last = Attempt(
+        attempt=execution.attempt,
+        worker=execution.worker,
+        claimed_at=execution.claimed_at,
+        finished_at=execution.finished_at or execution.available_at,
+        outcome=execution.state.value,
+        error_code=execution.error_code,
+        error_message=execution.error_message,
+        response_status=execution.response_status,
+    )
+    return [_attempt_answer(last)]
+
+
+def _instant(moment: datetime | None) -> str | None:
+    return None if moment is None else format_instant(moment)

@@ -1,0 +1,29 @@
+"""What the API was handed when it was made, for the views to reach."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flask import Flask, current_app
+
+from gnomon.job.service import JobService
+
+EXTENSION = "gnomon"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """The collaborators of one app. `ready` raises Unavailable while requests can't be served."""
+
+    service: JobService
+    ready: Callable[[], None]
+    version: str
+
+    def attach(self, app: Flask) -> None:
+        """Makes it the context of this app."""
+        app.extensions[EXTENSION] = self
+
+
+def context() -> Context:
+    """That of the app which serves the present request."""
+    found: Context = current_app.extensions[EXTENSION]
+    return found

@@ -1,0 +1,43 @@
+"""Whether this process lives, and whether it can serve."""
+
+from gnomon.api.context import context
+from gnomon.api.routes import Routes
+from gnomon.api.schemas import Health, Version
+
+routes = Routes("health", __name__, description="For probes and load balancers")
+
+
+@routes.route("/health/live")
+@routes.response(200, Health)
+def live() -> dict[str, str]:
+    """Say that the process answers.
+
+    Never asks the database: restarting the process would not mend it.
+    """
+    return {"status": "ok"}
+
+
+@routes.route("/health/ready")
+@routes.response(200, Health)
+def ready() -> dict[str, str]:
+    """Say that requests can be served; 503 otherwise."""
+    return _ready()
+
+
+@routes.route("/health")
+@routes.response(200, Health)
+def health() -> dict[str, str]:
+    """The same as /health/ready."""
+    return _ready()
+
+
+@routes.route("/version")
+@routes.response(200, Version)
+def version() -> dict[str, str]:
+    """Which version serves."""
+    return {"name": "gnomon", "version": context().version}
+
+
+def _ready() -> dict[str, str]:
+    context().ready()
+    return {"status": "ok"}

@@ -1,0 +1,112 @@
+"""What Prometheus scrapes: the jobs of the whole fleet, and the requests of this process."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+
+from flask import Flask, Request, Response, request
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+from prometheus_flask_exporter import PrometheusMetrics
+
+from gnomon.job.errors import Unavailable
+from gnomon.job.model import State
+from gnomon.job.ports import DURATION_BUCKETS, HistoryStore, Tally
+from gnomon.job.target import METHODS, HttpTarget
+
+log = logging.getLogger(__name__)
+
+STARTED = "started"
+# Name, meaning, and the outcomes that are counted.
+COUNTERS = (
+    ("jobs_started", "Executions whose first attempt started", {STARTED}),
+    ("jobs_completed", "Executions that succeeded", {State.SUCCEEDED.value}),
+    ("jobs_failed", "Executions that ended FAILED or UNKNOWN", {State.FAILED.value, State.UNKNOWN.value}),
+)
+BOUNDS = [*map(floatToGoString, DURATION_BUCKETS), "+Inf"]
+
+
+class FleetCollector(Collector):
+    """Workers count in the database, so that any API process answers for all of them, also for those that are gone."""
+
+    def __init__(self, history: HistoryStore) -> None:
+        self._history = history
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the registry would otherwise ask the database when the app is made."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Without the database, only that it is away."""
+        try:
+            tallies = self._history.tallies()
+        except Unavailable as error:
+            log.warning("metrics of the jobs are left out: %s", error)
+            yield _database_up(0)
+            return
+        yield _database_up(1)
+        kinds = sorted({HttpTarget.kind, *(tally.kind for tally in tallies)})
+        for name, meaning, outcomes in COUNTERS:
+            yield from _counted(name, meaning, _counts(tallies, kinds, outcomes))
+        yield _durations(tallies, kinds)
+
+
+def install(app: Flask, history: HistoryStore) -> None:
+    """Counts the requests of this app, and serves all metrics at /metrics, with and without the prefix."""
+    registry = CollectorRegistry()
+    registry.register(FleetCollector(history))
+    app.before_request(_leave_out_unknown_methods)
+    exporter = PrometheusMetrics(app=None, path=None, group_by=route, defaults_prefix="gnomon", registry=registry)
+    exporter.init_app(app)
+
+    def metrics() -> Response:
+        # The format is not negotiated: OpenMetrics allows no jobs_started beside jobs_started_total.
+        return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    for path in ("/metrics", "/v1/metrics"):
+        app.add_url_rule(path, endpoint=path, view_func=metrics)
+
+
+def route(served: Request) -> str:
+    """The rule that matched, not the path: labels must be few."""
+    return str(served.url_rule or "none").removeprefix("/v1")
+
+
+def _leave_out_unknown_methods() -> None:
+    if request.method not in METHODS:
+        request.prom_do_not_track = True  # type: ignore[attr-defined] # what the exporter looks for
+
+
+def _database_up(value: int) -> Metric:
+    return GaugeMetricFamily("gnomon_database_up", "Whether the database answered this scrape", value=value)
+
+
+def _counts(tallies: Sequence[Tally], kinds: Sequence[str], outcomes: set[str]) -> dict[str, int]:
+    return {
+        kind: sum(tally.count for tally in tallies if tally.kind == kind and tally.outcome in outcomes)
+        for kind in kinds
+    }
+
+
+def _counted(name: str, meaning: str, counts: dict[str, int]) -> Iterator[Metric]:
+    """The counter, which prometheus_client names …_total, and the same under its bare name."""
+    counter = CounterMetricFamily(name, meaning, labels=["kind"])
+    plain = GaugeMetricFamily(name, f"{meaning} (the same as {name}_total)", labels=["kind"])
+    for kind, count in counts.items():
+        counter.add_metric([kind], count)
+        plain.add_metric([kind], count)
+    yield counter
+    yield plain
+
+
+def _durations(tallies: Sequence[Tally], kinds: Sequence[str]) -> Metric:
+    histogram = HistogramMetricFamily("job_duration_seconds", "How long attempts took", labels=["kind"])
+    for kind in kinds:
+        timed = [tally for tally in tallies if tally.kind == kind and tally.outcome != STARTED]
+        counts = [sum(tally.duration_buckets[place] for tally in timed) for place in range(len(BOUNDS))]
+        total = sum(tally.duration_sum for tally in timed)
+        histogram.add_metric([kind], list(zip(BOUNDS, accumulate(counts), strict=True)), total)
+    return histogram

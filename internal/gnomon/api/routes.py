@@ -1,0 +1,147 @@
+"""flask-smorest's blueprint with what we do differently: strict bodies and queries, and types."""
+
+from collections.abc import Callable, Collection, Mapping
+from http import HTTPStatus
+from itertools import islice
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import flask_smorest
+from flask import Request
+from gunicorn.http.errors import ParseException
+from webargs.flaskparser import FlaskParser
+
+from gnomon.api.problems import DETAILS, MEDIA_TYPE, Refused
+from gnomon.api.schemas import MAX_ERRORS, Problem, doubled_aliases, explain
+from gnomon.api.strict_json import MalformedJson, parse, unfit_values
+from gnomon.job.errors import FieldError, InvalidJob
+
+View = TypeVar("View", bound=Callable[..., Any])
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+AS_THE_SCHEMAS_SAY: dict[str, str | None] = {"json": None, "query": None}
+ACCEPTED = {"POST": (JSON,), "PUT": (JSON,), "PATCH": (MERGE_PATCH, JSON)}
+
+
+class StrictParser(FlaskParser):
+    """webargs takes a body of another type for no body, and knows nothing of duplicate keys and parameters."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION = AS_THE_SCHEMAS_SAY
+
+    def load_json(self, req: Request, schema: Any) -> Any:  # noqa: ARG002 - the signature is webargs'
+        """The body, an object that can be stored. Raises Refused and InvalidJob."""
+        return read_body(req)
+
+    def load_querystring(self, req: Request, schema: Any) -> Any:
+        """The query, each parameter given once but those that are lists."""
+        return _read_query(req, {name for name, field in schema.fields.items() if hasattr(field, "inner")})
+
+    def handle_error(self, error: Any, req: Request, schema: Any, **_: Any) -> NoReturn:  # noqa: ARG002
+        """Raises what marshmallow found as InvalidJob, beside doubled names."""
+        (messages,) = error.messages.values()  # under the name of the location
+        raise InvalidJob(explain(messages, schema)) from error
+
+
+class Routes(flask_smorest.Blueprint):  # type: ignore[misc]
+    """A blueprint whose decorators keep the types of what they decorate."""
+
+    ARGUMENTS_PARSER = StrictParser()
+
+    def route(self, rule: str, **options: Any) -> Callable[[View], View]:
+        """Serves the view at the rule, and documents it."""
+        decorate: Callable[[View], View] = super().route(rule, **options)
+        return decorate
+
+    def arguments(self, schema: Any, **options: Any) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+        """Hands the body (or the query, with location="query") to the view as its first argument."""
+        decorate: Callable[[Callable[..., Result]], Callable[..., Result]] = super().arguments(schema, **options)
+        return decorate
+
+    def response(
+        self, status: int, schema: Any = None, **options: Any
+    ) -> Callable[[Callable[Params, Any]], Callable[Params, Any]]:
+        """Writes what the view returns in the shape of the schema."""
+        decorate: Callable[[Callable[Params, Any]], Callable[Params, Any]] = super().response(status, schema, **options)
+        return decorate
+
+    @staticmethod
+    def doc(**attributes: Any) -> Callable[[View], View]:
+        """Adds to what is documented."""
+        decorate: Callable[[View], View] = flask_smorest.Blueprint.doc(**attributes)
+        return decorate
+
+
+class Document(flask_smorest.Api):  # type: ignore[misc]
+    """The OpenAPI document. Errors are problems.py's, and so documented."""
+
+    ERROR_SCHEMA = Problem
+    DEFAULT_ERROR_RESPONSE_NAME = "PROBLEM"
+
+    def _register_error_handlers(self) -> None:
+        """None: see problems.py."""
+
+    def _register_responses(self) -> None:
+        """What views refer to by name: the answer to every error."""
+        content = {MEDIA_TYPE: {"schema": self.ERROR_SCHEMA}}
+        for name in (self.DEFAULT_ERROR_RESPONSE_NAME, HTTPStatus(422).name):
+            self.spec.components.response(name, {"description": "An error", "content": content}, lazy=True)
+
+
+def read_body(request: Request) -> Mapping[str, Any]:
+    """The JSON object in the body. Raises Refused (400, 413, 415) and InvalidJob."""
+    _check_type(request)
+    try:
+        value = parse(_whole_body(request))
+    except MalformedJson as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, f"the body is not valid JSON: {error}") from error
+    if errors := [*islice(unfit_values(value), MAX_ERRORS)]:
+        raise InvalidJob(errors)
+    if not isinstance(value, dict):
+        raise InvalidJob.at("", "the body must be a JSON object")
+    if errors := doubled_aliases(value):
+        raise InvalidJob(errors)
+    return value
+
+
+def _check_type(request: Request) -> None:
+    accepted = ACCEPTED[request.method]
+    charset = request.mimetype_params.get("charset", "utf-8").lower()
+    if request.mimetype in accepted and charset in ("utf-8", "utf8") and not request.content_encoding:
+        return
+    header = {"PATCH": "Accept-Patch", "POST": "Accept-Post"}.get(request.method, "Accept")
+    names = " or ".join(accepted)
+    raise Refused(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        f"the body must be JSON in UTF-8, uncompressed, sent as Content-Type: {names}",
+        {header: ", ".join(accepted)},
+    )
+
+
+def _whole_body(request: Request) -> bytes:
+    """werkzeug cuts a chunked body at the limit, and takes one that broke off for a short one."""
+    try:
+        body = request.get_data()
+    except ParseException as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, "the chunks of the body are malformed") from error
+    limit = request.max_content_length
+    if request.content_length is None and limit is not None and len(body) >= limit:
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, DETAILS[413])
+    if len(body) < (request.content_length or 0):
+        raise Refused(HTTPStatus.BAD_REQUEST, "the body broke off")
+    return body
+
+
+def _read_query(request: Request, repeatable: Collection[str]) -> dict[str, Any]:
+    query: dict[str, Any] = {}
+    errors: list[FieldError] = []
+    for name, values in request.args.lists():
+        if len(values) > 1 and name not in repeatable:
+            errors.append(FieldError(pointer=f"/{name}", detail=f"is given {len(values)} times"))
+        if any("\x00" in text for text in (name, *values)):
+            errors.append(FieldError(pointer="", detail="the query holds a NUL character"))
+        query[name] = values if name in repeatable else values[0]
+    if errors:
+        raise InvalidJob(errors)
+    return query
