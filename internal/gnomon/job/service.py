@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from gnomon.job.document import merge_patch, read_definition, write_definition
+from gnomon.job.document import NAME, merge_patch, read_definition, write_definition
 from gnomon.job.errors import InvalidJob, NotFound, RevisionMismatch
 from gnomon.job.model import Definition, Execution, Job, JobStatus
 from gnomon.job.ports import ExecutionQuery, HistoryStore, JobChange, JobQuery, JobStore, NewJob, Page
@@ -34,7 +34,7 @@ class JobService:
     def get(self, reference: str) -> Job:
         """`reference` is an id or `name:` and a name. Raises NotFound."""
         if reference.startswith(NAME_PREFIX):
-            return self._jobs.get_by_name(reference.removeprefix(NAME_PREFIX))
+            return self._jobs.get_by_name(_parse_name(reference))
         return self._jobs.get(_parse_id(reference))
 
     def list(self, query: JobQuery) -> Page[Job]:
@@ -78,6 +78,13 @@ def upcoming(job: Job, count: int) -> list[datetime]:
         moments.append(moment)
         moment = next_run_after(job.definition.timing, moment, shift=shift)
     return moments
+
+
+def _parse_name(reference: str) -> str:
+    name = reference.removeprefix(NAME_PREFIX)
+    if not NAME.fullmatch(name):  # the store need not cope with what no name can hold
+        raise NotFound(f"no job is named {name[:200]!r}")
+    return name
 
 
 def _parse_id(reference: str) -> UUID:
