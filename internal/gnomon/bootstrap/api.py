@@ -1,0 +1,51 @@
+"""The API process: serves jobs and their history over REST."""
+
+import logging
+
+from flask import Flask
+
+from gnomon import __version__
+from gnomon.api.app import create_app
+from gnomon.api.server import serve
+from gnomon.bootstrap.database import open_engine
+from gnomon.bootstrap.logs import start_logging
+from gnomon.job.service import JobService
+from gnomon.settings import Settings
+from gnomon.storage.postgres.history import PostgresHistoryStore
+from gnomon.storage.postgres.jobs import PostgresJobStore
+from gnomon.storage.postgres.migrate import require_latest
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT. While the database is away requests are answered 503, and it serves when it is back.
+
+    Ends with SystemExit.
+    """
+    start_logging(settings, role="api")
+    open_engine(settings)  # a wrong address ends the start
+    host, _, port = settings.web.api_host.rpartition(":")
+    log.info("api listens on http://%s", settings.web.api_host)
+    serve(
+        lambda: _make_app(settings),
+        host=host.strip("[]"),
+        port=int(port),
+        threads=settings.web.threads,
+        read_timeout=settings.web.read_timeout,
+        write_timeout=settings.web.write_timeout,
+        idle_timeout=settings.web.idle_timeout,
+        shutdown_timeout=settings.web.shutdown_timeout,
+    )
+    return 0
+
+
+def _make_app(settings: Settings) -> Flask:
+    engine = open_engine(settings, check_first=True)
+    history = PostgresHistoryStore(engine)
+    return create_app(
+        service=JobService(jobs=PostgresJobStore(engine), history=history),
+        history=history,
+        ready=lambda: require_latest(engine),
+        version=__version__,
+    )
