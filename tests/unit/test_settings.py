@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gnomon.configuration import format_duration, parse_duration
-from gnomon.database_url import driver_url
 from gnomon.job.errors import ConfigurationError
 from gnomon.settings import Explained, Setting, Settings, declared, explain, load_settings
+from gnomon.settings.database_url import driver_url
+from gnomon.settings.sources import format_duration, parse_duration
 
 SECRET = "s3cret-canary"
 

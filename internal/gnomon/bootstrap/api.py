@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT. While the database is away requests are answered 503, and it serves when it is back.
+    """Serves until SIGTERM or SIGINT; ends with SystemExit.
 
-    Ends with SystemExit.
+    While the database is away requests are answered 503, from the start on.
     """
     start_logging(settings, role="api")
     open_engine(settings)  # a wrong address ends the start

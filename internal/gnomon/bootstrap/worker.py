@@ -48,6 +48,7 @@ def run(settings: Settings) -> int:
         queues=settings.worker.queues,
         threads=settings.worker.threads,
         hostname=settings.scheduler.id,
+        stopping=stop.is_set,
         on_ready=lambda: log.info("worker %s is ready", settings.scheduler.id),
     )
     engine.dispose()

@@ -19,11 +19,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gnomon import configuration
-from gnomon.configuration import Given
-from gnomon.database_url import address_of, driver_url
 from gnomon.job.errors import ConfigurationError
-from gnomon.setting_kinds import (
+from gnomon.settings import sources
+from gnomon.settings.database_url import address_of, driver_url
+from gnomon.settings.kinds import (
     Address,
     BrokerUrl,
     Count,
@@ -40,6 +39,7 @@ from gnomon.setting_kinds import (
     Text,
     Threads,
 )
+from gnomon.settings.sources import Given
 
 _log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     """All settings. Made by `load_settings`; `repr` shows no secret."""
 
     # The prefix keeps a variable such as WEB, which is not ours, out of settings that are made by hand.
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=configuration.PREFIX)
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=sources.PREFIX)
 
     web: Web = Web()
     db: Database = Database()
@@ -197,11 +197,11 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        return configuration.flag_of(self.name)
+        return sources.flag_of(self.name)
 
     @property
     def variable(self) -> str:
-        return configuration.variable_of(self.name)
+        return sources.variable_of(self.name)
 
 
 def declared() -> Sequence[Setting]:
@@ -270,10 +270,10 @@ def load_settings(flags: Mapping[str, object], environment: Mapping[str, str] | 
     """
     environment = os.environ if environment is None else environment
     names = {setting.name for setting in declared()}
-    by_flag = configuration.read_flags(flags, names)
-    by_variable, warnings = configuration.read_environment(environment, names, secrets=_secret_names())
-    path = configuration.find_file(flags, environment)
-    by_file = configuration.read_file(path, names) if path else {}
+    by_flag = sources.read_flags(flags, names)
+    by_variable, warnings = sources.read_environment(environment, names, secrets=_secret_names())
+    path = sources.find_file(flags, environment)
+    by_file = sources.read_file(path, names) if path else {}
     for warning in warnings:
         _log.warning(warning)
     return _build([by_flag, by_variable, by_file])
@@ -349,7 +349,7 @@ def shown(value: object) -> str:
         case bool():
             return str(value).lower()
         case timedelta():
-            return configuration.format_duration(value)
+            return sources.format_duration(value)
         case SecretStr():
             return _masked(value.get_secret_value())
         case tuple():

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
-from gnomon.configuration import parse_duration
+from gnomon.settings.sources import parse_duration
 
 
 @dataclass(frozen=True)
