@@ -131,6 +131,5 @@ class Publisher:
             self._failures = 1
             log.warning("the broker does not answer: %s", error)
             return
-        if lost:
-            freed = self._store.free_slots()
+        if lost and (freed := self._store.free_slots()):
             log.warning("the broker may have lost its messages: %s executions are published again", freed)
