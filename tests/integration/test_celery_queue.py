@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import signal
+import socket
+import threading
 import time
 import uuid
 import zlib
@@ -19,6 +21,7 @@ import amqp
 import kombu
 import pytest
 import redis
+from servers.certificates import Certificate, self_signed
 from servers.queue_worker import QueueWorker
 from servers.rabbitmq import RabbitMQ
 from support.cluster import wait_until
@@ -27,6 +30,9 @@ from gnomon.embedded.valkey import EmbeddedValkey
 from gnomon.job.errors import ConfigurationError, Unavailable
 from gnomon.queue.celery.app import TASK_NAME, create_app
 from gnomon.queue.celery.publisher import CeleryQueue
+
+# pika leaves sockets to the garbage collector while it waits for RabbitMQ to come up
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 LIMIT = 1.0  # seconds a call may take on a broker that hangs
 
@@ -222,6 +228,26 @@ def test_server_out_of_memory_takes_no_messages_but_can_be_emptied(
     queue.close()
 
 
+def test_rabbitmq_that_refuses_messages_for_want_of_memory_is_unavailable(
+    rabbitmq_url: str, rabbitmq: RabbitMQ
+) -> None:
+    queue = CeleryQueue(create_app(rabbitmq_url), timeout=LIMIT)
+    queue.publish("io", new_ids(1))
+    alarm = "{resource_limit, memory, node()}"
+    rabbitmq.evaluate(f"rabbit_alarm:set_alarm({{{alarm}, []}})")
+    try:
+        for call in (lambda: queue.publish("io", new_ids(101)), queue.probe):
+            started = time.monotonic()
+            with pytest.raises(Unavailable):
+                call()
+            assert time.monotonic() - started < 1.5 * LIMIT
+    finally:
+        rabbitmq.evaluate(f"rabbit_alarm:clear_alarm({alarm})")
+    queue.probe()
+    queue.publish("io", new_ids(1))
+    queue.close()
+
+
 def test_queue_deleted_behind_the_publisher_is_made_again(rabbitmq_url: str, tmp_path: Path) -> None:
     queue = CeleryQueue(create_app(rabbitmq_url))
     with QueueWorker(rabbitmq_url, tmp_path) as worker, kombu.Connection(rabbitmq_url) as connection:
@@ -233,6 +259,67 @@ def test_queue_deleted_behind_the_publisher_is_made_again(rabbitmq_url: str, tmp
         queue.publish("io", ids := new_ids(1))
         worker.wait_for_ids(ids)
     queue.close()
+
+
+# --- TLS
+
+
+class TlsServer:
+    """Shows a certificate and writes down the first bytes that a client tells it after the handshake."""
+
+    def __init__(self, certificate: Certificate) -> None:
+        self.heard: list[bytes] = []
+        self._context = certificate.server_context()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                link, _ = self._listener.accept()
+            except OSError:
+                return
+            with suppress(OSError), self._context.wrap_socket(link, server_side=True) as secured:
+                self.heard.append(secured.recv(100))
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Certificate:
+    return self_signed(tmp_path, names="DNS:localhost")
+
+
+@pytest.fixture
+def tls_server(certificate: Certificate) -> Iterator[TlsServer]:
+    server = TlsServer(certificate)
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "amqps"])
+@pytest.mark.parametrize(
+    ("host", "trusted", "spoken_to"),
+    [("localhost", False, False), ("127.0.0.1", True, False), ("localhost", True, True)],
+)
+def test_only_a_server_with_a_valid_certificate_for_its_name_is_spoken_to(
+    monkeypatch: pytest.MonkeyPatch,
+    certificate: Certificate,
+    tls_server: TlsServer,
+    scheme: str,
+    host: str,
+    trusted: bool,
+    spoken_to: bool,
+) -> None:
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.certificate))
+    queue = CeleryQueue(create_app(f"{scheme}://user:hush@{host}:{tls_server.port}/0"), timeout=LIMIT)
+    with pytest.raises(Unavailable):
+        queue.probe()
+    assert bool(b"".join(tls_server.heard)) is spoken_to
 
 
 # --- noticing what was lost
@@ -329,6 +416,12 @@ def test_worker_hears_messages_after_the_broker_was_killed_and_its_tasks_go_on_m
         queue.publish("io", ids := new_ids(101))
         worker.wait_for_ids(ids)
     assert "Unrecoverable" not in worker.log
+    worker.hold()
+    busy = len(worker.events("admit")) + 8
+    for one in new_ids(12):
+        queue.publish("io", [one])
+    worker.wait_for("admit", count=busy)
+    wait_until("still no more than one message is held in reserve", lambda: broker.depth() == 12 - 8 - 1)
     assert worker.stop() == 0
 
 
@@ -411,9 +504,16 @@ def test_stop_takes_no_more_messages_then_drains_then_ends_the_threads(
         assert names[: names.index("drain")] == ["ready", "admit", "admit"]
         assert names.count("drain") == 1
         assert names[-1] == "end"
+        assert worker.events("end")[0]["sigterms"] == (2 if number is signal.SIGTERM else 0)  # the caller's own handler
         assert all(event["drained"] for event in worker.events("admitted"))
         assert str(late[0]) not in worker.admitted
         assert len(worker.admitted) + broker.depth() >= 7  # the one in reserve was admitted in vain, or went back
+
+
+def test_stop_asked_for_before_the_worker_had_started_is_obeyed(broker: Broker, tmp_path: Path) -> None:
+    with QueueWorker(broker.url, tmp_path, stopping=True) as worker:
+        assert worker.process.wait(20) == 0
+        assert worker.events("drain", "end")
 
 
 def test_stop_while_the_broker_is_away_is_orderly(broker: Broker, worker: QueueWorker) -> None:

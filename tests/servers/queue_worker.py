@@ -6,6 +6,7 @@ Run as a program it is the worker; `QueueWorker` starts one.
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,12 +23,20 @@ from support.cluster import wait_until
 class QueueWorker:
     """One worker on the queue `io`. After `hold` its `admit` blocks, until `let_go` or the drain."""
 
-    def __init__(self, queue_url: str, folder: Path, *, threads: int = 8, task_events: bool = False) -> None:
+    def __init__(
+        self, queue_url: str, folder: Path, *, threads: int = 8, task_events: bool = False, stopping: bool = False
+    ) -> None:
         self._events = folder / "events"
         self._gate, self._refuse, self._slow = folder / "gate", folder / "refuse", folder / "slow"
         self._log = folder / "log"
         self._events.touch()
-        settings = {"url": queue_url, "folder": str(folder), "threads": threads, "task_events": task_events}
+        settings = {
+            "url": queue_url,
+            "folder": str(folder),
+            "threads": threads,
+            "task_events": task_events,
+            "stopping": stopping,
+        }
         with self._log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, __file__, json.dumps(settings)],
@@ -129,13 +138,15 @@ class _Diary:
             self._file.flush()
 
 
-def main(*, url: str, folder: str, threads: int, task_events: bool) -> int:
+def main(*, url: str, folder: str, threads: int, task_events: bool, stopping: bool) -> int:
     """The worker."""
     from gnomon.job.errors import Unavailable
     from gnomon.queue.celery.app import create_app
     from gnomon.queue.celery.consumer import run_worker
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     diary, draining = _Diary(Path(folder, "events")), threading.Event()
     gate, refuse, slow = Path(folder, "gate"), Path(folder, "refuse"), Path(folder, "slow")
 
@@ -161,8 +172,9 @@ def main(*, url: str, folder: str, threads: int, task_events: bool) -> int:
         queues=["io"],
         threads=threads,
         on_ready=lambda: diary.note("ready"),
+        stopping=lambda: stopping,
     )
-    diary.note("end", code=code)
+    diary.note("end", code=code, sigterms=len(received))
     return code
 
 

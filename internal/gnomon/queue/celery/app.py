@@ -16,7 +16,9 @@ from gnomon.job.errors import ConfigurationError
 
 TASK_NAME = "gnomon.run"
 ANSWER_SECONDS = 5  # how long a broker may take to answer before it counts as away
-HEARTBEAT_SECONDS = 10  # a broker that is silent for twice as long counts as hung
+# A connection that is silent for twice as long counts as dead. Noticed and made anew in less than the 20 s within which
+# everything goes on after an outage.
+HEARTBEAT_SECONDS = 6
 
 _SETTINGS: Mapping[str, Any] = {
     "accept_content": ["json"],
@@ -47,6 +49,9 @@ _SETTINGS: Mapping[str, Any] = {
     "broker_pool_limit": 2,
     "broker_pool_acquire_timeout": ANSWER_SECONDS,
 }
+
+# Without these kombu takes any certificate on Redis, and py-amqp one for any name.
+_REDIS_TLS: Mapping[str, Any] = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
 
 
 def create_app(queue_url: str, *, queues: Sequence[str] = ("io",), task_events: bool = False) -> Celery:
@@ -96,8 +101,7 @@ class _App(Celery):  # type: ignore[misc]
 def _redis_settings(address: SplitResult) -> Mapping[str, Any]:
     return {
         "broker_transport": "gnomon.queue.celery.transport:RedisTransport",
-        # Without this kombu takes any certificate.
-        "broker_use_ssl": _given_redis_tls() if address.scheme == "rediss" else None,
+        "broker_use_ssl": _REDIS_TLS if address.scheme == "rediss" else None,
         "broker_transport_options": {
             **time_limits(ANSWER_SECONDS),
             "socket_keepalive": True,
@@ -110,19 +114,16 @@ def _redis_settings(address: SplitResult) -> Mapping[str, Any]:
     }
 
 
-def _given_redis_tls() -> Mapping[str, Any]:
-    return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
-
-
 def _amqp_settings(address: SplitResult) -> Mapping[str, Any]:
     return {
         "broker_transport": "gnomon.queue.celery.transport:AmqpTransport",
-        # kombu fills in the server's name, without which py-amqp does not compare names
-        "broker_use_ssl": {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
-        if address.scheme == "amqps"
-        else None,
+        "broker_use_ssl": _amqp_tls(address) if address.scheme == "amqps" else None,
         "broker_transport_options": {**time_limits(ANSWER_SECONDS), "confirm_publish": True},
     }
+
+
+def _amqp_tls(address: SplitResult) -> Mapping[str, Any]:
+    return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": address.hostname}
 
 
 def _parse(queue_url: str) -> SplitResult:
@@ -146,5 +147,6 @@ def _check(address: SplitResult) -> None:
         raise ValueError("has a port that is no number from 1 to 65535") from None
     if port == 0 or not address.hostname:
         raise ValueError(f"names no server: write {address.scheme}://host:port")
-    if address.scheme.startswith("redis") and not address.path.strip("/").isdecimal() and address.path.strip("/"):
+    database = address.path.strip("/") or "0"
+    if address.scheme.startswith("redis") and not database.isdecimal():
         raise ValueError("ends with a database that is no number: write redis://host:port/0")

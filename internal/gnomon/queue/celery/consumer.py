@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
@@ -11,6 +12,7 @@ from uuid import UUID
 
 from celery import Celery, bootsteps
 from celery.apps.worker import Worker
+from celery.exceptions import SecurityWarning
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu import Connection
@@ -56,21 +58,21 @@ def run_worker(
     register_task(app, admit)
     drain_once = _Once(drain)
     app.steps["worker"].add(_drain_step(drain_once))
+    options = {
+        "pool": "threads",
+        "concurrency": threads,
+        "consumer_cls": _GnomonConsumer,
+        "queues": list(queues),
+        "hostname": f"{hostname}@gnomon" if hostname else None,
+        "without_gossip": True,
+        "without_mingle": True,
+        "without_heartbeat": not app.conf.worker_send_task_events,
+        "quiet": True,
+    }
     try:
-        worker = _GnomonWorker(
-            app=app,
-            on_ready=on_ready,
-            stopping=stopping,
-            pool="threads",
-            concurrency=threads,
-            consumer_cls=_GnomonConsumer,
-            queues=list(queues),
-            hostname=f"{hostname}@gnomon" if hostname else None,
-            without_gossip=True,
-            without_mingle=True,
-            without_heartbeat=not app.conf.worker_send_task_events,
-            quiet=True,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SecurityWarning)  # advises root to use an option that there is not
+            worker = _GnomonWorker(app=app, on_ready=on_ready, stopping=stopping, **options)
         worker.start()
     finally:
         drain_once()
@@ -134,14 +136,14 @@ class _GnomonWorker(Worker):  # type: ignore[misc]
         self._stopping = stopping
         super().__init__(**options)
 
-    def setup_logging(self, colorize: bool | None = None) -> bool:  # noqa: ARG002 - Celery's signature
+    def setup_logging(self, *_: object) -> bool:
         """True: it is set up."""
         return True
 
-    def set_process_status(self, info: str) -> None:
+    def set_process_status(self, _info: str) -> None:
         """Leaves the title alone."""
 
-    def install_platform_tweaks(self, worker: Worker) -> None:  # noqa: ARG002 - Celery's signature
+    def install_platform_tweaks(self, _worker: Worker) -> None:
         """In place of Celery's signal handlers: those end a threads pool by a second SIGINT, in the middle of things,
         and on SIGHUP start the process anew from its command line.
         """

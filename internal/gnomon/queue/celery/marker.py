@@ -62,7 +62,10 @@ class _RabbitMarker:
         self._timeout = timeout
 
     def probe(self) -> None:
-        self._put("gnomon.probe")  # there is no such queue: the broker confirms, and forgets it
+        # There is no such queue: the broker confirms, and forgets it. Twice, because one that has run out of memory or
+        # disk blocks a connection only after the first message that it gets there.
+        self._put("gnomon.probe")
+        self._put("gnomon.probe")
 
     def renew(self, name: str) -> bool:
         expires = {"x-expires": KEPT_SECONDS * 1000}
