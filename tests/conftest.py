@@ -17,6 +17,8 @@ import psycopg2
 import pytest
 import redis
 from servers.rabbitmq import RabbitMQ
+from servers.target import Target
+from support.world import World
 
 from gnomon.embedded.postgres import EmbeddedPostgres
 from gnomon.embedded.valkey import EmbeddedValkey
@@ -61,6 +63,21 @@ def database_url(postgres: EmbeddedPostgres, _template: str) -> Iterator[str]:
     yield postgres.url_of(name)
     postgres.start()
     _administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def world(database_url: str) -> Iterator[World]:
+    """That database seen through every store."""
+    opened = World(database_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    """An HTTP server that remembers its calls and answers as told."""
+    with Target() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
