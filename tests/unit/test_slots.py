@@ -1,0 +1,46 @@
+"""The back-pressure of a worker."""
+
+import threading
+
+from support.cluster import wait_until
+
+from gnomon.worker.slots import Slots
+
+
+def test_slots_are_handed_out_up_to_the_capacity() -> None:
+    slots = Slots(5)
+    assert slots.take(3) == 3
+    assert slots.take(9) == 2
+    assert slots.in_use == 5
+
+
+def test_taking_waits_until_one_is_given_back() -> None:
+    slots = Slots(1)
+    slots.take(1)
+    taken: list[int] = []
+    waiting = threading.Thread(target=lambda: taken.append(slots.take(4)))
+    waiting.start()
+    assert taken == []
+    slots.give(1)
+    waiting.join(5)
+    assert taken == [1]
+
+
+def test_closing_ends_every_wait() -> None:
+    slots = Slots(1)
+    slots.take(1)
+    taken: list[int] = []
+    waiting = [threading.Thread(target=lambda: taken.append(slots.take(1))) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    slots.close()
+    wait_until("all have given up", lambda: taken == [0, 0, 0])
+    assert slots.take(1) == 0
+
+
+def test_idle_is_when_all_were_given_back() -> None:
+    slots = Slots(2)
+    slots.take(2)
+    assert not slots.wait_until_idle(0.01)
+    slots.give(2)
+    assert slots.wait_until_idle(0.01)
