@@ -53,6 +53,11 @@ class World:
             ago=ago,
             ids="{" + ",".join(str(job.id) for job in jobs) + "}",
         )
+        self.sql(
+            "update job_revisions r set definition = jsonb_set(definition, '{anchor_at}', "
+            """to_jsonb(to_char(j.anchor_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))) """
+            "from jobs j where j.id = r.job_id and j.anchor_at is not null"
+        )
         moment: datetime = rows[0].next_run
         return moment
 
