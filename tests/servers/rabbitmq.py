@@ -9,8 +9,6 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGKILL
-from types import TracebackType
-from typing import Self
 
 import pika
 import pika.exceptions
@@ -18,6 +16,7 @@ import pika.exceptions
 from gnomon.embedded.ports import LOOPBACK, free_port
 from gnomon.embedded.processes import (
     Child,
+    Server,
     ServerFailed,
     kill_child,
     start_child,
@@ -40,7 +39,7 @@ _ANSWER_SECONDS = 20
 _PLACES = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
 
 
-class RabbitMQ:
+class RabbitMQ(Server):
     """RabbitMQ below `data_dir`, no plugins, with a port mapper (epmd) that only it uses. Ready in about 6 seconds.
 
     Its Erlang shell stays open on stdin: `evaluate` administers it in milliseconds where rabbitmqctl takes seconds, and
@@ -134,15 +133,6 @@ class RabbitMQ:
         if value.startswith(("{'EXIT'", "{error")):
             raise ServerFailed(f"RabbitMQ: {expression} gave {value}")
         return value
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _drop_server(self, end: Callable[[Child], None]) -> None:
         if self._server is None:

@@ -11,8 +11,6 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote
 
 import psycopg2
@@ -23,6 +21,7 @@ from gnomon.embedded.ports import LOOPBACK, free_port
 from gnomon.embedded.processes import (
     NOBODY,
     Child,
+    Server,
     as_nobody_command,
     kill_child,
     start_child,
@@ -38,7 +37,7 @@ _STOP_SECONDS = 20
 _IPC_RMID = 0
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(Server):
     """Postgres below `data_dir`: its cluster in `cluster/`, the password in `password` (0600), `postgres.log`.
 
     A port that is not given is chosen once and kept over restarts. `fsync=False` is for tests: it survives the death of
@@ -109,15 +108,6 @@ class EmbeddedPostgres:
         """Stop and start on the same port. `immediate` skips the checkpoint, so that the start must recover."""
         self._stop(signal.SIGQUIT if immediate else signal.SIGINT)
         self.start()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _stop(self, ask: signal.Signals) -> None:
         if self._child is not None:

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from types import TracebackType
+from typing import IO, NamedTuple, Self
 
 from gnomon.job.errors import Unavailable
 
@@ -25,6 +27,27 @@ _TAIL_LINES = 20
 
 class ServerFailed(Unavailable):
     """A child ended or stayed silent instead of becoming ready; the message carries the end of its log."""
+
+
+class Server(ABC):
+    """What can be started and stopped; `with server:` does both."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Return when it answers."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Return when it is gone."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
 
 def start_child(

@@ -6,15 +6,13 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from gnomon.embedded.binaries import find_valkey
 from gnomon.embedded.ports import LOOPBACK, free_port
-from gnomon.embedded.processes import Child, feed, kill_child, start_child, stop_child, wait_until_ready
+from gnomon.embedded.processes import Child, Server, feed, kill_child, start_child, stop_child, wait_until_ready
 
 
-class EmbeddedValkey:
+class EmbeddedValkey(Server):
     """Valkey below `data_dir`, or in a temporary folder that goes with stop() when None. The password is new each time.
 
     `persist` keeps an append-only file, synced each second; without it a restart comes up empty.
@@ -74,15 +72,6 @@ class EmbeddedValkey:
             stop_child(self._child)
             self._child = None
         self.start()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _make_folder(self) -> Path:
         if self._data_dir is None:
