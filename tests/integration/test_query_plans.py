@@ -30,11 +30,14 @@ def fill_jobs(world: World) -> None:
 
 
 def fill_executions(world: World, state: str, rows: int) -> None:
+    columns = (
+        "id, job_id, revision, kind, queue, scheduled_at, trigger, state, max_attempts, overlap, available_at, "
+        "next_publish_at, lease_expires_at"
+    )
     world.sql(
-        "insert into executions (id, job_id, revision, kind, queue, scheduled_at, trigger, state, max_attempts, "
-        "overlap, available_at, next_publish_at, lease_expires_at) "
-        "select gen_random_uuid(), gen_random_uuid(), 1, 'HTTP', 'io', now(), 'SCHEDULE', :state, 4, 'skip', now(), now() + interval '1 hour', now() + interval '1 hour' "
-        "from generate_series(1, :rows)",
+        f"insert into executions ({columns}) "
+        "select gen_random_uuid(), gen_random_uuid(), 1, 'HTTP', 'io', now(), 'SCHEDULE', :state, 4, 'skip', now(), "
+        "now() + interval '1 hour', now() + interval '1 hour' from generate_series(1, :rows)",
         state=state,
         rows=rows,
     )
@@ -79,7 +82,7 @@ def test_republish_scan_reads_the_publish_index_only(world: World) -> None:
     fill_executions(world, "PENDING", 1000)
     world.sql("analyze executions")
     plan = plan_of(world, statements.REPUBLISH, limit=100, slot=15, longest=900)
-    assert scans_of(plan, "executions") <= {"executions_publish", "executions_pkey"}
+    assert {"executions_publish"} <= scans_of(plan, "executions") <= {"executions_publish", "executions_pkey"}
 
 
 def test_rescue_scan_reads_the_lease_index_only(world: World) -> None:
@@ -87,7 +90,8 @@ def test_rescue_scan_reads_the_lease_index_only(world: World) -> None:
     fill_executions(world, "RUNNING", 1000)
     world.sql("analyze executions")
     plan = plan_of(world, statements.RESCUE, grace=2, spare=None, instance=uuid4(), again="lost")
-    assert scans_of(plan, "executions") <= {"executions_lease", "executions_pkey", "executions_waiting"}
+    reads = scans_of(plan, "executions")
+    assert {"executions_lease"} <= reads <= {"executions_lease", "executions_pkey", "executions_waiting"}
 
 
 @pytest.mark.parametrize("analyzed_when", ["empty", "small"])
@@ -107,6 +111,6 @@ def test_claim_and_record_reach_rows_by_primary_key_with_a_backlog_and_stale_sta
     rows = json_rows([{"id": one, "attempt": 1, "state": "SUCCEEDED", "delay": 0, "failed": False} for one in IDS])
     record = plan_of(world, statements.RECORD, rows=rows, instance=uuid4(), again="retried")
     assert scans_of(claim, "executions") == {"executions_pkey"}
-    assert scans_of(record, "executions") <= {"executions_pkey", "executions_waiting"}
+    assert {"executions_pkey"} <= scans_of(record, "executions") <= {"executions_pkey", "executions_waiting"}
     renew = plan_of(world, statements.RENEW, tokens=TOKENS, lease=30)
     assert scans_of(renew, "executions") == {"executions_pkey"}
