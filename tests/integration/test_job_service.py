@@ -1,16 +1,21 @@
 """Creating, editing and deleting jobs: what becomes of next_run, of revisions and of what is owed."""
 
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
 from support.books import unbalanced_moments
+from support.cluster import wait_until
 from support.world import HTTP_JOB, World
 
 from gnomon.job.errors import InvalidJob, NameTaken, NotFound, RevisionMismatch
 from gnomon.job.model import Job, JobStatus
+from gnomon.job.plan import DueJob, Plan
+from gnomon.job.ports import Hold
 from gnomon.job.service import upcoming
+from gnomon.scheduler.dispatch import plan_batch
 
 
 def read(world: World, job: Job) -> Job:
@@ -154,6 +159,20 @@ def test_deleted_job_is_not_found_and_its_history_stays(world: World) -> None:
     for call in (read, lambda w, j: w.service.delete(str(j.id)), lambda w, j: w.service.update(str(j.id), {})):
         with pytest.raises(NotFound):
             call(world, job)
+    assert world.states_of(job) == ["CANCELLED"]
+
+
+def test_execution_that_a_dispatch_creates_while_its_job_is_deleted_is_cancelled_too(world: World) -> None:
+    job = world.due()
+    deleting = threading.Thread(target=world.service.delete, args=(str(job.id),))
+
+    def decide(jobs: Sequence[DueJob], now: datetime) -> list[Plan | Hold]:
+        deleting.start()  # it waits for the row that this dispatch holds
+        wait_until("it waits", lambda: world.one("select count(*) from pg_locks where not granted") > 0)
+        return plan_batch(jobs, now)
+
+    assert len(world.dispatch.dispatch(decide, limit=10).published["io"]) == 1
+    deleting.join(10)
     assert world.states_of(job) == ["CANCELLED"]
 
 

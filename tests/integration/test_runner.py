@@ -183,6 +183,21 @@ def test_attempt_that_was_taken_over_is_broken_off_and_its_outcome_dropped(world
     assert (taken_over.state, taken_over.failures) == (State.PENDING, 1)
 
 
+def test_attempt_whose_lease_can_not_be_renewed_is_broken_off_before_others_may_take_it_over(
+    world: World, target: Target, postgres: EmbeddedPostgres
+) -> None:
+    target.on("/slow", hang())
+    job_calling(world, target.url("/slow"))
+    ids = world.dispatched()
+    with running(world, lease=timedelta(seconds=1.5)) as runner:
+        runner.admit(ids)
+        target.wait_for(lambda requests: len(requests) == 1)
+        postgres.kill()
+        wait_until("it is broken off", lambda: runner.in_flight == 0)
+        target.wait_for(lambda _: target.open_connections == 0)
+        postgres.start()
+
+
 def test_cancelled_execution_is_broken_off_within_seconds(world: World, target: Target) -> None:
     target.on("/slow", hang())
     job = job_calling(world, target.url("/slow"))

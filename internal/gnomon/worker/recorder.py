@@ -1,7 +1,9 @@
 """One thread for what a worker says to the database after the claim: outcomes in groups, leases, cancellations."""
 
+import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -105,13 +107,13 @@ class Recorder:
             )
 
     def _write_whole(self, group: Sequence[Record]) -> None:
-        for tries in range(1_000_000):
+        for tries in itertools.count():
             try:
                 missing = self._missing(group, self._store.record(group), repeated=tries > 0)
             except Unavailable as error:
                 if tries == 0:
                     log.warning("%s outcomes wait to be recorded: %s", len(self._outcomes), error)
-                self._stopping.wait(self.RETRY_SECONDS[min(tries, len(self.RETRY_SECONDS) - 1)])
+                time.sleep(self.RETRY_SECONDS[min(tries, len(self.RETRY_SECONDS) - 1)])  # a stop waits for it
                 self._look_after_leases()
                 continue
             for record in missing:
@@ -142,9 +144,6 @@ class Recorder:
                 self._ask_for_cancellations()
         except Unavailable as error:
             log.warning("leases can't be renewed now: %s", error)
-        for flight in self._flights.all():
-            if flight.trusted_until < monotonic():
-                self._abort(flight, Abort.LEASE_LOST)
 
     def _renew(self, now: float) -> None:
         old = [f for f in self._flights.all() if now - f.renewed_at > self._lease.total_seconds() / 3]

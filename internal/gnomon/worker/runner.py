@@ -32,6 +32,7 @@ class Runner:
     """
 
     RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+    TRUST_CHECK_SECONDS = 0.25
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Runner:
         """Starts the loop and the recorder."""
         self._thread.start()
         self._executors = asyncio.run_coroutine_threadsafe(self._build_executors(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._break_off_untrusted)
         self._recorder.start()
 
     def admit(self, ids: Sequence[UUID]) -> None:
@@ -190,6 +192,13 @@ class Runner:
             fresh_connection=definition.delivery is Delivery.AT_MOST_ONCE,
         )
         return await self._executors.execute(definition.target, call)
+
+    def _break_off_untrusted(self) -> None:
+        """Ends attempts whose lease was not renewed in time, on the loop: a database that hangs can't delay it."""
+        for flight in self._flights.all():
+            if flight.trusted_until < monotonic():
+                self._abort(flight, Abort.LEASE_LOST)
+        self._loop.call_later(self.TRUST_CHECK_SECONDS, self._break_off_untrusted)
 
     def _abort(self, flight: Flight, reason: Abort) -> None:
         """Breaks an attempt off; from any thread."""

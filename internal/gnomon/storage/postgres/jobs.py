@@ -22,7 +22,7 @@ from gnomon.storage.postgres.tables import executions, job_revisions, jobs
 
 NOTIFY = text(f"select pg_notify('{statements.WAKE_CHANNEL}', extract(epoch from cast(:at as timestamptz))::text)")
 
-# D refuses what a deleted job still owes; the row limits itself to the attempt it is in.
+# What runs finishes the attempt it is in: its row allows no other.
 DELETE = text("""
 with gone as (
     update jobs set deleted_at = now(), updated_at = now(), status = 'STOPPED', next_run = null
@@ -106,10 +106,10 @@ class PostgresJobStore:
             return _read_job(connection.execute(_select_jobs().where(jobs.c.id == job_id)).one())
 
     def delete(self, job_id: UUID) -> None:
-        """One statement."""
-        with translated(), self._autocommit.connect() as connection:
-            if connection.execute(DELETE, {"id": job_id}).first() is None:
-                raise NotFound(f"no job {job_id}")
+        """One transaction under the job's row lock, so that what a dispatch is creating meanwhile is seen and cancelled."""
+        with translated(), self._engine.begin() as connection:
+            _lock(connection, job_id)
+            connection.execute(DELETE, {"id": job_id})
 
     def _write(self, connection: Connection, job: Job, change: JobChange) -> None:
         revision = job.revision + 1
@@ -202,6 +202,13 @@ def _one(connection: Connection, chosen: Select[Any], missing: str) -> Job:
     if row is None:
         raise NotFound(missing)
     return _read_job(row)
+
+
+def _lock(connection: Connection, job_id: UUID) -> None:
+    """Dispatch passes over the job until the transaction ends. Raises NotFound."""
+    living = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.deleted_at.is_(None))
+    if connection.execute(living.with_for_update(key_share=True)).first() is None:
+        raise NotFound(f"no job {job_id}")
 
 
 def _now(connection: Connection) -> datetime:
