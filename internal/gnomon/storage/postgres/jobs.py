@@ -106,7 +106,7 @@ class PostgresJobStore:
             return _read_job(connection.execute(_select_jobs().where(jobs.c.id == job_id)).one())
 
     def delete(self, job_id: UUID) -> None:
-        """One transaction under the job's row lock, so that what a dispatch is creating meanwhile is seen and cancelled."""
+        """One transaction under the job's row lock, so that what a dispatch is creating meanwhile is cancelled too."""
         with translated(), self._engine.begin() as connection:
             _lock(connection, job_id)
             connection.execute(DELETE, {"id": job_id})
