@@ -120,7 +120,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             util.close_graceful(conn.sock, timeout=LINGER_SECONDS)
         return kept
 
-    def handle_error(self, req: Any, client: TimedSocket, addr: Any, exc: Exception) -> None:  # noqa: ARG002
+    def handle_error(self, _req: Any, client: TimedSocket, _addr: Any, exc: Exception) -> None:
         """Answers what never became a request, or broke off in the server itself, with a problem."""
         status = REFUSALS.get(type(exc))
         if status is None and isinstance(exc, errors.ParseException):
