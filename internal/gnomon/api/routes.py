@@ -82,6 +82,9 @@ class Document(flask_smorest.Api):  # type: ignore[misc]
     def _register_error_handlers(self) -> None:
         """None: see problems.py."""
 
+    def _register_pagination_header(self) -> None:
+        """None: pages are linked."""
+
     def _register_responses(self) -> None:
         """What views refer to by name: the answer to every error."""
         content = {MEDIA_TYPE: {"schema": self.ERROR_SCHEMA}}
