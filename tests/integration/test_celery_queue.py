@@ -252,7 +252,7 @@ def test_queue_deleted_behind_the_publisher_is_made_again(rabbitmq_url: str, tmp
     queue = CeleryQueue(create_app(rabbitmq_url))
     with QueueWorker(rabbitmq_url, tmp_path) as worker, kombu.Connection(rabbitmq_url) as connection:
         worker.wait_ready()
-        for _ in range(2):
+        for _ in range(8):  # the worker is as new to each queue as can be
             queue.publish("io", ids := new_ids(1))
             worker.wait_for_ids(ids)
             connection.default_channel.queue_delete("io")
@@ -465,9 +465,10 @@ def test_flower_sees_tasks_when_events_are_on(broker: Broker, queue: CeleryQueue
         worker.wait_ready()
         receiver = app.events.Receiver(first, handlers={"*": seen.append})
         with receiver.consumer_context() as (connection, _, _):
-            queue.publish("io", ids := new_ids(2))
+            ids = new_ids(2)
 
             def heard() -> bool:
+                queue.publish("io", ids)  # again and again: on Redis events are heard from the first reading on only
                 with suppress(TimeoutError):
                     connection.drain_events(timeout=0.2)
                 return {"task-received", "task-succeeded"} <= {event["type"] for event in seen}
@@ -521,6 +522,17 @@ def test_stop_while_the_broker_is_away_is_orderly(broker: Broker, worker: QueueW
     wait_until("the worker notices", lambda: "does not answer" in worker.log)
     assert worker.stop() == 0
     assert [event["event"] for event in worker.events()] == ["ready", "drain", "end"]
+
+
+def test_stop_while_the_broker_hangs_is_orderly(broker: Broker, queue: CeleryQueue, worker: QueueWorker) -> None:
+    worker.hold()
+    queue.publish("io", ids := new_ids(1))
+    worker.wait_for_ids(ids)
+    with broker.hung():
+        started = time.monotonic()
+        assert worker.stop(30) == 0
+        assert time.monotonic() - started < 15  # each word of a farewell is waited for, but not long
+    assert [event["event"] for event in worker.events()] == ["ready", "admit", "drain", "admitted", "end"]
 
 
 def test_sigquit_ends_the_worker_at_once(broker: Broker, queue: CeleryQueue, worker: QueueWorker) -> None:

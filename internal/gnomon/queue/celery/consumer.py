@@ -13,6 +13,7 @@ from uuid import UUID
 from celery import Celery, bootsteps
 from celery.apps.worker import Worker
 from celery.exceptions import SecurityWarning
+from celery.utils.threads import bound_open_broker_sockets
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from kombu import Connection
@@ -82,10 +83,10 @@ def run_worker(
 def register_task(app: Celery, admit: Admit) -> None:
     """Defines the one task there is.
 
-    Celery's autoretry_for is not used for an `admit` that gives up: a retry is a new message with an ETA, which a
-    worker takes at once and keeps in its memory, whatever the prefetch count. While the database is away every worker
-    would empty the broker into itself. `admit` keeps trying instead, which keeps the thread and so the broker's
-    messages where they are; it gives up only when the worker stops, and its ids are published again.
+    Celery's autoretry_for is not used for an `admit` that gives up. A retry is a new message: while the database is
+    away each worker would go on taking, failing and sending anew all that is on the broker as fast as it can (measured:
+    250 messages a second), and what carries an ETA does not even count against the prefetch limit. `admit` keeps trying
+    instead: its thread is taken, so the messages stay where they are. It gives up only when the worker stops.
     """
 
     @app.task(name=TASK_NAME)  # type: ignore[untyped-decorator]
@@ -182,11 +183,18 @@ class _GnomonConsumer(Consumer):  # type: ignore[misc]
     """Celery's consumer behind a sieve, with one message in reserve, and a broker that may be away for any time."""
 
     RECONNECT_SECONDS = 5  # Celery's own 30 s would be added to each outage
+    FAREWELL_SECONDS = 1.0  # for each of the five answers that one is made of
 
     def __init__(self, *args: Any, **options: Any) -> None:
         # A message counts until a thread has begun it (early acknowledgement), so Celery's own count, one for each
         # thread, means as many again that wait for a thread while another worker is idle.
         super().__init__(*args, **{**options, "initial_prefetch_count": 1})
+
+    def stop(self) -> None:
+        """Takes no more messages."""
+        if self.connection:
+            bound_open_broker_sockets(self.connection, self.FAREWELL_SECONDS)
+        super().stop()
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Message], None]:
         """What is none of ours is acknowledged, with one line in the log."""

@@ -7,6 +7,7 @@ to whatever size it has before anybody looks at it.
 """
 
 import logging
+import socket
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -53,6 +54,16 @@ class _AmqpChannel(pyamqp.Channel):  # type: ignore[misc]
     def message_to_python(self, raw_message: Any) -> Any:
         _forbid_compression(raw_message.properties.get("application_headers"))
         return super().message_to_python(raw_message)
+
+    def _on_basic_cancel(self, consumer_tag: str) -> None:
+        """The queue has been deleted, or its node is gone: the connection has to be made anew, and the queue with it.
+
+        py-amqp raises an error for that, which Celery swallows in the first tenth of a second of a connection (it reads
+        once for good measure, asynloop's _quick_drain); the worker was deaf from then on. A socket that is shut down
+        can't be overlooked.
+        """
+        self.connection.sock.shutdown(socket.SHUT_RDWR)
+        super()._on_basic_cancel(consumer_tag)
 
 
 class _AmqpConnection(pyamqp.Connection):  # type: ignore[misc]
