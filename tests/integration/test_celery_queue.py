@@ -31,9 +31,6 @@ from gnomon.job.errors import ConfigurationError, Unavailable
 from gnomon.queue.celery.app import TASK_NAME, create_app
 from gnomon.queue.celery.publisher import CeleryQueue
 
-# pika leaves sockets to the garbage collector while it waits for RabbitMQ to come up
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
 LIMIT = 1.0  # seconds a call may take on a broker that hangs
 
 

@@ -13,7 +13,7 @@ from signal import SIGKILL
 import pika
 import pika.exceptions
 
-from gnomon.embedded.ports import LOOPBACK, free_port
+from gnomon.embedded.ports import LOOPBACK, free_port, port_is_free
 from gnomon.embedded.processes import (
     Child,
     Server,
@@ -184,6 +184,8 @@ class RabbitMQ(Server):
         }
 
     def _answers(self) -> bool:
+        if port_is_free(self.port):
+            return False  # pika leaves the socket of a refused connection open
         try:
             pika.BlockingConnection(pika.URLParameters(self.url)).close()
         except (pika.exceptions.AMQPError, OSError):

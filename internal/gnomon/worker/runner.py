@@ -23,6 +23,12 @@ from gnomon.worker.verdict import Tried, judge, unreadable
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
+CONSEQUENCES = {
+    Abort.LEASE_LOST: "its lease ended; a scheduler gives it to another worker",
+    Abort.CANCELLED: "it was cancelled",
+    Abort.SHUTDOWN: "this worker stops; it is tried again where its policy allows",
+}
+
 
 class Runner:
     """Runs executions on one event loop, in a thread of its own.
@@ -204,6 +210,13 @@ class Runner:
         """Breaks an attempt off; from any thread."""
         if flight.abort is None:
             flight.abort = reason
+            log.warning(
+                "execution %s: attempt %s is broken off (%s)",
+                flight.claimed.id,
+                flight.claimed.attempt,
+                CONSEQUENCES[reason],
+                extra={"execution_id": str(flight.claimed.id), "job_id": str(flight.claimed.job_id)},
+            )
             self._loop.call_soon_threadsafe(_cancel, flight)
 
     def _insist(self, ask: Callable[[], Answer]) -> Answer:

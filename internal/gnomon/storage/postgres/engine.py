@@ -49,6 +49,7 @@ def create_engine(url: str, *, pool_size: int = 5, max_open: int = 10, check_fir
         max_overflow=max(0, max_open - pool_size),
         pool_timeout=5,
         pool_pre_ping=check_first,
+        hide_parameters=True,  # they hold definitions, and so secrets
         connect_args={**CLIENT_SETTINGS, "options": options, "application_name": "gnomon"},
     )
 

@@ -1,6 +1,7 @@
 """Brings the database's schema to the version of this code. Any number of processes may do so at once."""
 
 import logging
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy
@@ -36,6 +37,7 @@ def migrate(url: str) -> None:
     log.info("the database is at schema version %s", latest_version())
 
 
+@cache
 def latest_version() -> str:
     """The schema version this code needs."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
