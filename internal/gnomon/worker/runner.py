@@ -168,25 +168,28 @@ class Runner:
             flight.task = self._loop.create_task(self._fly(flight))
 
     async def _fly(self, flight: Flight) -> None:
-        started_at = monotonic()
+        """Gives the slot back only when the outcome is with the recorder: an idle runner has nothing left to record."""
         try:
-            outcome: Outcome = await self._execute(flight)
+            started_at = monotonic()
+            outcome = await self._outcome(flight)
+            if flight.abort is not Abort.LEASE_LOST:
+                duration = timedelta(seconds=monotonic() - started_at)
+                tried = _tried(flight.claimed, flight.owner, duration, flight.abort is Abort.CANCELLED)
+                self._recorder.add(judge(flight.definition, tried, outcome))
+        finally:
+            self._flights.remove(flight)
+            self._slots.give(1)
+
+    async def _outcome(self, flight: Flight) -> Outcome:
+        try:
+            return await self._execute(flight)
         except asyncio.CancelledError:
-            outcome = _broken_off(flight.abort)
+            return _broken_off(flight.abort)
         except Exception:
             log.exception(
                 "execution %s: the executor failed", flight.claimed.id, extra={"execution_id": str(flight.claimed.id)}
             )
-            outcome = _failed("internal", "the worker failed while executing; its log has the reason")
-        finally:
-            self._flights.remove(flight)
-            self._slots.give(1)
-        if flight.abort is not Abort.LEASE_LOST:
-            duration = timedelta(seconds=monotonic() - started_at)
-            cancelled = flight.abort is Abort.CANCELLED
-            self._recorder.add(
-                judge(flight.definition, _tried(flight.claimed, flight.owner, duration, cancelled), outcome)
-            )
+            return _failed("internal", "the worker failed while executing; its log has the reason")
 
     async def _execute(self, flight: Flight) -> Outcome:
         definition = flight.definition
