@@ -181,10 +181,12 @@ class Runner:
             self._slots.give(1)
 
     async def _outcome(self, flight: Flight) -> Outcome:
+        if flight.abort is not None:
+            return _broken_off(flight.abort, Sent.NOT_SENT)
         try:
             return await self._execute(flight)
         except asyncio.CancelledError:
-            return _broken_off(flight.abort)
+            return _broken_off(flight.abort, Sent.MAYBE_SENT)
         except Exception:
             log.exception(
                 "execution %s: the executor failed", flight.claimed.id, extra={"execution_id": str(flight.claimed.id)}
@@ -260,11 +262,11 @@ def _tried(claimed: Claimed, owner: UUID, duration: timedelta, cancelled: bool =
     return Tried(claimed=claimed, owner=owner, duration=duration, cancelled=cancelled, rand=random.random())  # noqa: S311 - spreads retries
 
 
-def _broken_off(reason: Abort | None) -> Failed:
+def _broken_off(reason: Abort | None, sent: Sent) -> Failed:
     if reason is Abort.CANCELLED:
-        return _failed("cancelled", "cancelled on request while it ran")
-    return _failed("interrupted", "the worker stopped before the call had ended")
+        return _failed("cancelled", "cancelled on request", sent)
+    return _failed("interrupted", "the worker stopped before the call had ended", sent)
 
 
-def _failed(code: str, message: str) -> Failed:
-    return Failed(code=code, message=message, sent=Sent.MAYBE_SENT, permanent=False)
+def _failed(code: str, message: str, sent: Sent = Sent.MAYBE_SENT) -> Failed:
+    return Failed(code=code, message=message, sent=sent, permanent=False)
