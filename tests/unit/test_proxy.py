@@ -1,0 +1,117 @@
+"""The proxy that tests break links with does what it says."""
+
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+
+import pytest
+from servers.proxy import Proxy
+from support.cluster import wait_until
+
+
+class _Echo(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+
+@pytest.fixture
+def link() -> Iterator[Proxy]:
+    """A link to a server that answers each line in capitals."""
+    with _Server(("127.0.0.1", 0), _Echo) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        with Proxy(*server.server_address) as proxy:
+            yield proxy
+        server.shutdown()
+
+
+def connect(link: Proxy) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", link.port), timeout=5)
+
+
+def asked(client: socket.socket, line: bytes) -> bytes:
+    client.sendall(line)
+    return client.recv(100)
+
+
+def refused(client: socket.socket) -> bool:
+    try:
+        return asked(client, b"hello\n") == b""
+    except ConnectionError:
+        return True
+
+
+def silent(client: socket.socket) -> bool:
+    client.settimeout(0.1)
+    try:
+        return not client.recv(1, socket.MSG_PEEK)
+    except TimeoutError:
+        return True
+    finally:
+        client.settimeout(5)
+
+
+def test_what_is_asked_is_answered(link: Proxy) -> None:
+    with connect(link) as client:
+        assert asked(client, b"hello\n") == b"HELLO\n"
+
+
+def test_cut_resets_the_present_connections_only(link: Proxy) -> None:
+    with connect(link) as client:
+        asked(client, b"hello\n")
+        link.cut()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    with connect(link) as client:
+        assert asked(client, b"again\n") == b"AGAIN\n"
+
+
+def test_refusal_lasts_until_healed(link: Proxy) -> None:
+    link.refuse()
+    with connect(link) as client:
+        assert refused(client)
+    link.heal()
+    with connect(link) as client:
+        assert asked(client, b"again\n") == b"AGAIN\n"
+
+
+def test_stalled_link_holds_everything_back_and_passes_it_on_when_healed(link: Proxy) -> None:
+    with connect(link) as client:
+        asked(client, b"hello\n")
+        link.stall()
+        client.sendall(b"late\n")
+        assert silent(client)
+        link.heal()
+        assert client.recv(100) == b"LATE\n"
+
+
+def test_half_open_link_carries_requests_but_no_answers(link: Proxy) -> None:
+    with connect(link) as client:
+        asked(client, b"hello\n")
+        link.half_open()
+        client.sendall(b"heard\n")
+        assert silent(client)
+        link.heal()
+        assert client.recv(100) == b"HEARD\n"
+
+
+def test_lost_reply_is_that_of_the_request_that_was_named(link: Proxy) -> None:
+    with connect(link) as first, connect(link) as second:
+        link.lose_reply(b"commit")
+        assert asked(first, b"select\n") == b"SELECT\n"
+        with pytest.raises(ConnectionResetError):
+            asked(second, b"commit\n")
+        assert link.lost_replies == 1
+        assert asked(first, b"commit\n") == b"COMMIT\n"
+
+
+def test_connections_of_clients_that_left_are_forgotten(link: Proxy) -> None:
+    with connect(link) as client:
+        asked(client, b"hello\n")
+        assert link.connections == 1
+    wait_until("it is forgotten", lambda: link.connections == 0, seconds=5)
