@@ -1,0 +1,414 @@
+"""Places at which a process of ours can be made to die, to freeze or to fail: one before and after each step.
+
+The product knows nothing of them. Its rooms meet at ports that bootstrap hands over, and an armed process gets ports
+that stop at one point (`arm`, called by support/launcher.py when the environment names a point):
+
+    FAILPOINT=W.before=kill            the point and the action
+    FAILPOINT_MARKER=/path/of/a/file   one JSON object a line, on disk before anything happens:
+                                       "led" (a lead was passed), "reached", "resumed" (after SIGCONT), "left"
+
+A step bears the letter of docs/protocol.md where it has one. "before": nothing has been done; "after": the step is
+done, and the caller does not know yet. So `raise` belongs to "before" (an outage), `do_then_raise` to "after" (a lost
+reply); `kill` and `stop` belong everywhere.
+"""
+
+import asyncio
+import functools
+import inspect
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine, event
+
+from gnomon.job.errors import Unavailable
+from gnomon.job.ports import DispatchStore, ExecutionQueue, ExecutionStore, HistoryStore, JobStore, PlanBatch, Waker
+
+# How long after its begin a call counts as being with the target, and how long the target must then take.
+MIDDLE_SECONDS = 0.25
+
+
+class Action(StrEnum):
+    """What happens at a point, once."""
+
+    KILL = "kill"  # SIGKILL
+    STOP = "stop"  # SIGSTOP, until somebody sends SIGCONT
+    RAISE = "raise"  # the step fails without being done
+    DO_THEN_RAISE = "do_then_raise"  # the step is done, and fails all the same
+
+
+class Role(StrEnum):
+    """Which process has the point. A client is what the API is to its stores."""
+
+    SCHEDULER = "scheduler"
+    WORKER = "worker"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """What goes by at a point: the call's arguments by name and, after it, the answer."""
+
+    arguments: Mapping[str, Any]
+    answer: Any = None
+
+
+When = Callable[[Passage], bool]
+
+
+def _answered(passage: Passage) -> bool:
+    """The step changed or found something."""
+    return bool(passage.answer)
+
+
+def _always(_passage: Passage) -> bool:
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A place in a step. `when`: the passages that count, so that a point is not spent on a step with nothing to do.
+
+    `leads`: points at which the step before fails, again and again, because only then this one is reached.
+    """
+
+    name: str
+    role: Role
+    actions: Sequence[Action]
+    when: When = _always
+    leads: Sequence[str] = ()
+
+    @property
+    def step(self) -> str:
+        return self.name.rpartition(".")[0]
+
+
+_BEFORE = (Action.KILL, Action.STOP, Action.RAISE)
+_SIGNALS = (Action.KILL, Action.STOP)
+_AFTER = (Action.KILL, Action.STOP, Action.DO_THEN_RAISE)
+
+
+def _scheduler(name: str, actions: Sequence[Action], when: When = _always, leads: Sequence[str] = ()) -> Point:
+    return Point(name=name, role=Role.SCHEDULER, actions=actions, when=when, leads=leads)
+
+
+def _worker(name: str, actions: Sequence[Action], when: When = _always, leads: Sequence[str] = ()) -> Point:
+    return Point(name=name, role=Role.WORKER, actions=actions, when=when, leads=leads)
+
+
+def _client(verb: str) -> list[Point]:
+    """The API's verbs are transactions of several statements: what came before the commit is as if it never was."""
+    return [
+        Point(name=f"{verb}.before_commit", role=Role.CLIENT, actions=_BEFORE),
+        Point(name=f"{verb}.after_commit", role=Role.CLIENT, actions=_AFTER),
+    ]
+
+
+def _unsparing(passage: Passage) -> bool:
+    return passage.arguments["spare"] is None
+
+
+POINTS: Mapping[str, Point] = {
+    point.name: point
+    for point in (
+        _scheduler("D.before", _BEFORE),
+        _scheduler("D.before_commit", _SIGNALS),  # to fail here is to fail before: the transaction is undone
+        _scheduler("D.after_commit", _AFTER, lambda passage: passage.answer.jobs > 0),
+        _scheduler("P.before", _BEFORE),
+        _scheduler("P.middle", _BEFORE, lambda passage: len(passage.arguments["ids"]) > 1),
+        _scheduler("P.after", _AFTER),
+        _scheduler("R1.before", _BEFORE),
+        _scheduler("R1.after_commit", _AFTER, _answered),
+        _scheduler("free_slots.before", _BEFORE),
+        _scheduler("free_slots.after_commit", _AFTER, _answered),
+        _scheduler("return_slots.before", _BEFORE, leads=["P.before"]),
+        _scheduler("return_slots.after_commit", _AFTER, leads=["P.before"]),
+        _scheduler("R2.before", _BEFORE, _unsparing),
+        _scheduler("R2.after_commit", _AFTER, lambda passage: passage.answer.total > 0),
+        _worker("C.before", _BEFORE),
+        _worker("C.after_commit", _AFTER, _answered),
+        _worker("definitions.after", (*_SIGNALS, Action.RAISE), _answered),  # a question: done or not is all the same
+        _worker("S.before", _BEFORE),
+        _worker("S.after_commit", _AFTER, _answered),
+        _worker("E.before", _BEFORE),
+        _worker("E.middle", _SIGNALS),
+        _worker("E.after", _AFTER),
+        _worker("W.before", _BEFORE),
+        _worker("W.after_commit", _AFTER, _answered),
+        _worker("renew.before", _BEFORE),
+        _worker("renew.after_commit", _AFTER, _answered),
+        _worker("cancel_poll.before", _BEFORE),
+        _worker("cancel_poll.after", (*_SIGNALS, Action.RAISE), _answered),
+        _worker("L.before", _BEFORE, leads=["definitions.before"]),
+        _worker("L.after_commit", _AFTER, _answered, leads=["definitions.before"]),
+        _worker("worker.return_slots.before", _BEFORE),
+        _worker("worker.return_slots.after_commit", _AFTER),
+        *_client("create"),
+        *_client("update"),
+        *_client("delete"),
+    )
+}
+
+# The verbs of each port, as steps; a verb that is in neither table fails a unit test.
+STEPS: Mapping[type, Mapping[str, str]] = {
+    DispatchStore: {
+        "dispatch": "D",
+        "republish": "R1",
+        "return_slots": "return_slots",
+        "free_slots": "free_slots",
+        "rescue": "R2",
+    },
+    ExecutionQueue: {"publish": "P"},
+    ExecutionStore: {
+        "claim": "C",
+        "definitions": "definitions",
+        "start": "S",
+        "record": "W",
+        "renew": "renew",
+        "cancel_requested": "cancel_poll",
+        "release": "L",
+        "return_slots": "worker.return_slots",
+    },
+    JobStore: {"create": "create", "update": "update", "delete": "delete"},
+}
+# What changes no row: to die there is to die before the next step.
+WITHOUT_POINTS: Mapping[type, set[str]] = {
+    DispatchStore: {"horizon"},
+    ExecutionQueue: {"probe", "lost_messages"},
+    ExecutionStore: {"recorded_before"},
+    JobStore: {"get", "get_by_name", "list"},
+    HistoryStore: {"list", "tallies"},
+    Waker: {"wait", "wake"},
+}
+
+
+class Switch:
+    """The armed point of this process. Acts once; the leads fail until then."""
+
+    def __init__(self, point: Point, action: Action, marker: Path) -> None:
+        self._point = point
+        self._action = action
+        self._marker = marker
+        self._lock = threading.Lock()
+        self._acted = False
+
+    @property
+    def armed_at(self) -> str:
+        return self._point.name
+
+    def pass_by(self, name: str, passage: Passage) -> None:
+        """The process is at the point `name`. Whether it leaves it is another question."""
+        if name in self._point.leads and not self._acted:
+            self._note("led")
+            raise Unavailable(f"a lead to {self._point.name}")
+        if name == self._point.name and self._is_first(passage):
+            self._note("reached", **_named(passage))
+            self._act()
+
+    def leave(self, step: str) -> None:
+        """The armed step is over, however it ended."""
+        if self._acted and step == self._point.step:
+            self._note("left")
+
+    def _is_first(self, passage: Passage) -> bool:
+        with self._lock:
+            first = not self._acted and self._point.when(passage)
+            self._acted |= first
+        return first
+
+    def _act(self) -> None:
+        match self._action:
+            case Action.KILL:
+                _signal_myself(signal.SIGKILL)
+            case Action.STOP:
+                _signal_myself(signal.SIGSTOP)
+                self._note("resumed")
+            case Action.RAISE | Action.DO_THEN_RAISE:
+                raise Unavailable(f"the failpoint {self._point.name}")
+
+    def _note(self, happened: str, **fields: object) -> None:
+        line = json.dumps({"event": happened, **fields}) + "\n"
+        descriptor = os.open(self._marker, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _signal_myself(number: signal.Signals) -> None:
+    # to this thread: a signal for the process may be taken by another one while this one runs on
+    signal.pthread_kill(threading.get_ident(), number)
+
+
+def _named(passage: Passage) -> Mapping[str, str]:
+    call = passage.arguments.get("call")
+    return {} if call is None else {"execution": str(call.execution_id)}
+
+
+class ArmedPort:
+    """Stands where `inner` would: the calls that are steps pass the switch, the others go through."""
+
+    def __init__(self, inner: object, steps: Mapping[str, str], switch: Switch) -> None:
+        self._inner = inner
+        self._steps = steps
+        self._switch = switch
+
+    def __getattr__(self, verb: str) -> Any:
+        method = getattr(self._inner, verb)
+        step = self._steps.get(verb)
+        return method if step is None else functools.partial(self._pass, step, method)
+
+    def _pass(self, step: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        arguments = inspect.signature(method).bind(*args, **options).arguments
+        try:
+            self._switch.pass_by(f"{step}.before", Passage(arguments=arguments))
+            answer = method(*args, **options)
+            for after in ("after", "after_commit"):
+                self._switch.pass_by(f"{step}.{after}", Passage(arguments=arguments, answer=answer))
+        finally:
+            self._switch.leave(step)
+        return answer
+
+
+class ArmedDispatchStore(ArmedPort):
+    """Knows of the commit too: that of a transaction which has planned something."""
+
+    def __init__(self, inner: DispatchStore, engine: Engine, switch: Switch) -> None:
+        super().__init__(inner, STEPS[DispatchStore], switch)
+        self._planned = False
+        event.listen(engine, "commit", self._before_commit)
+
+    def dispatch(self, decide: PlanBatch, *, limit: int) -> Any:
+        def planned(*args: Any) -> Any:
+            self._planned = True
+            return decide(*args)
+
+        return self._pass("D", self._inner.dispatch, planned, limit=limit)  # type: ignore[attr-defined]
+
+    def _before_commit(self, _connection: object) -> None:
+        if self._planned:
+            self._planned = False
+            self._switch.pass_by("D.before_commit", Passage(arguments={}))
+
+
+class ArmedJobStore(ArmedPort):
+    """The points of each verb are before and after its commit."""
+
+    def __init__(self, inner: JobStore, engine: Engine, switch: Switch) -> None:
+        super().__init__(inner, STEPS[JobStore], switch)
+        self._step = ""
+        event.listen(engine, "commit", self._before_commit)
+
+    def _pass(self, step: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        self._step = step
+        try:
+            return super()._pass(step, method, *args, **options)
+        finally:
+            self._step = ""
+
+    def _before_commit(self, _connection: object) -> None:
+        if self._step:
+            self._switch.pass_by(f"{self._step}.before_commit", Passage(arguments={}))
+
+
+class ArmedQueue(ArmedPort):
+    """Sends in two halves when the point is between them."""
+
+    def __init__(self, inner: ExecutionQueue, switch: Switch) -> None:
+        super().__init__(inner, STEPS[ExecutionQueue], switch)
+
+    def publish(self, queue: str, ids: Sequence[UUID]) -> None:
+        self._pass("P", self._send, queue, ids)
+
+    def _send(self, queue: str, ids: Sequence[UUID]) -> None:
+        publish = self._inner.publish  # type: ignore[attr-defined]
+        if self._switch.armed_at != "P.middle":
+            publish(queue, ids)
+            return
+        half = (len(ids) + 1) // 2
+        publish(queue, ids[:half])
+        self._switch.pass_by("P.middle", Passage(arguments={"ids": ids}))
+        publish(queue, ids[half:])
+
+
+class ArmedExecutor:
+    """An executor, on the event loop."""
+
+    def __init__(self, inner: Any, switch: Switch) -> None:
+        self._inner = inner
+        self._switch = switch
+
+    async def execute(self, target: object, call: Any) -> Any:
+        passage = Passage(arguments={"call": call})
+        try:
+            self._switch.pass_by("E.before", passage)
+            outcome = await self._watched(self._inner.execute(target, call), passage)
+            self._switch.pass_by("E.after", passage)
+        finally:
+            self._switch.leave("E")
+        return outcome
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def _watched(self, attempt: Any, passage: Passage) -> Any:
+        """Acts in the middle of the first attempt that takes long enough."""
+        if self._switch.armed_at != "E.middle":
+            return await attempt
+        middle = asyncio.get_running_loop().call_later(MIDDLE_SECONDS, self._switch.pass_by, "E.middle", passage)
+        try:
+            return await attempt
+        finally:
+            middle.cancel()
+
+
+def arm(environment: Mapping[str, str]) -> None:
+    """Puts armed ports where bootstrap takes its ports from, if the environment names a point."""
+    if "FAILPOINT" not in environment:
+        return
+    name, _, action = environment["FAILPOINT"].partition("=")
+    switch = Switch(POINTS[name], Action(action), Path(environment["FAILPOINT_MARKER"]))
+    for place, stand_in in _STAND_INS.items():
+        module_name, _, attribute = place.rpartition(".")
+        module = __import__(module_name, fromlist=[attribute])
+        setattr(module, attribute, functools.partial(stand_in, getattr(module, attribute), switch))
+
+
+Build = Callable[..., Any]
+
+
+def _armed_dispatch_store(build: Build, switch: Switch, engine: Engine, **options: Any) -> ArmedDispatchStore:
+    return ArmedDispatchStore(build(engine, **options), engine, switch)
+
+
+def _armed_job_store(build: Build, switch: Switch, engine: Engine) -> ArmedJobStore:
+    return ArmedJobStore(build(engine), engine, switch)
+
+
+def _armed_execution_store(build: Build, switch: Switch, engine: Engine, **options: Any) -> ArmedPort:
+    return ArmedPort(build(engine, **options), STEPS[ExecutionStore], switch)
+
+
+def _armed_queue(build: Build, switch: Switch, *args: Any, **options: Any) -> ArmedQueue:
+    return ArmedQueue(build(*args, **options), switch)
+
+
+def _armed_executor(build: Build, switch: Switch, **options: Any) -> ArmedExecutor:
+    return ArmedExecutor(build(**options), switch)
+
+
+_STAND_INS: Mapping[str, Build] = {
+    "gnomon.bootstrap.scheduler.PostgresDispatchStore": _armed_dispatch_store,
+    "gnomon.bootstrap.scheduler.CeleryQueue": _armed_queue,
+    "gnomon.bootstrap.worker.PostgresExecutionStore": _armed_execution_store,
+    "gnomon.bootstrap.worker.HttpExecutor": _armed_executor,
+    "gnomon.bootstrap.api.PostgresJobStore": _armed_job_store,
+}

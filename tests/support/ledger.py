@@ -1,0 +1,209 @@
+"""Whether everything that happened in one database agrees: schedule, rows, transitions, attempts, counts, target.
+
+`watch` makes the database write down each transition of an execution; `complaints` reads it all when it is over. What is
+expected is worked out here from the schedule's columns and the target's own record, not with the code under test.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from servers.target import Request
+from sqlalchemy import Row
+
+from support.world import World
+
+FINAL = {"SUCCEEDED", "FAILED", "UNKNOWN", "CANCELLED", "SKIPPED"}
+
+_WATCH = """
+create table transitions (
+    number bigint generated always as identity, execution_id uuid, old_state text, new_state text, attempt int,
+    failed boolean
+);
+create function note_transition() returns trigger language plpgsql as $$
+begin
+    insert into transitions (execution_id, old_state, new_state, attempt, failed) values (
+        new.id, case when tg_op = 'UPDATE' then old.state end, new.state, new.attempt,
+        case when tg_op = 'UPDATE' then new.failures > old.failures end
+    );
+    return null;
+end $$;
+create trigger noted_birth after insert on executions for each row execute function note_transition();
+create trigger noted_transition after update on executions for each row
+    when (old.state is distinct from new.state) execute function note_transition();
+"""
+
+
+def watch(cursor: Any) -> None:
+    """Installs the audit; from then on every transition is kept, whoever makes it."""
+    cursor.execute(_WATCH)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """What a job's executions may come to. `first` is its first moment; None when the test can't know it."""
+
+    first: datetime | None = None
+    at_most_once: bool = False
+    may_fail: bool = False
+    may_be_cancelled: bool = False
+    may_be_skipped: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All there is to compare."""
+
+    jobs: Mapping[UUID, Row[Any]]
+    executions: Sequence[Row[Any]]
+    transitions: Mapping[UUID, Sequence[Row[Any]]]
+    attempts: Mapping[UUID, Sequence[Row[Any]]]
+    tallies: Mapping[str, int]
+    requests: Mapping[str | None, Sequence[Request]]
+    promises: Mapping[UUID, Promise] = field(repr=False)
+
+
+def complaints(world: World, requests: Iterable[Request], promises: Mapping[UUID, Promise]) -> list[str]:
+    """What is wrong, a line each; empty when all agrees. Jobs without a promise get the strictest."""
+    evidence = _gather(world, requests, promises)
+    return [
+        *_unbalanced(evidence),
+        *_unknown_callers(evidence),
+        *_wrong_tallies(evidence),
+        *(line for execution in evidence.executions for line in _wrong_execution(evidence, execution)),
+    ]
+
+
+def _gather(world: World, requests: Iterable[Request], promises: Mapping[UUID, Promise]) -> Evidence:
+    by_key: dict[str | None, list[Request]] = defaultdict(list)
+    for request in requests:
+        by_key[request.key].append(request)
+    jobs = world.sql("select id, interval_seconds, next_run, deleted_at, overlap from jobs")
+    return Evidence(
+        jobs={row.id: row for row in jobs},
+        executions=world.sql("select * from executions order by id"),
+        transitions=_by_execution(world.sql("select * from transitions order by number")),
+        attempts=_by_execution(world.sql("select * from attempts order by attempt")),
+        tallies={row.outcome: row.total for row in world.sql(_TALLIES)},
+        requests=by_key,
+        promises=promises,
+    )
+
+
+_TALLIES = "select outcome, sum(count)::int as total from tallies group by outcome"
+
+
+def _by_execution(rows: Iterable[Row[Any]]) -> Mapping[UUID, Sequence[Row[Any]]]:
+    grouped: dict[UUID, list[Row[Any]]] = defaultdict(list)
+    for row in rows:
+        grouped[row.execution_id].append(row)
+    return grouped
+
+
+def _unbalanced(evidence: Evidence) -> Iterator[str]:
+    """Every moment in exactly one row: from the first to `next_run`, or to the last there is where the schedule ended."""
+    booked: dict[UUID, Counter[datetime]] = defaultdict(Counter)
+    for row in evidence.executions:
+        step = timedelta(seconds=evidence.jobs[row.job_id].interval_seconds or 0)
+        count = row.skipped_count if row.state == "SKIPPED" else 1
+        booked[row.job_id].update(row.scheduled_at + step * number for number in range(count))
+    for job in evidence.jobs.values():
+        promise = evidence.promises.get(job.id, Promise())
+        found = booked[job.id]
+        expected = _moments(job, promise.first or min(found, default=None), max(found, default=None))
+        for moment in sorted(expected | found.keys()):
+            if found[moment] != (moment in expected):
+                yield f"job {job.id}: the moment {moment} lies in {found[moment]} rows"
+        if not expected:
+            yield f"job {job.id} never ran"
+
+
+def _moments(job: Row[Any], first: datetime | None, last: datetime | None) -> set[datetime]:
+    if first is None:
+        return set()
+    if job.interval_seconds is None:
+        return {first}
+    step = timedelta(seconds=job.interval_seconds)
+    end = job.next_run or (last + step if last else first)
+    return {first + step * number for number in range(round((end - first) / step))}
+
+
+def _unknown_callers(evidence: Evidence) -> Iterator[str]:
+    known = {str(row.id) for row in evidence.executions}
+    for key in evidence.requests.keys() - known:
+        yield f"the target was called for {key}, which has no row"
+
+
+def _wrong_tallies(evidence: Evidence) -> Iterator[str]:
+    """What /metrics sums is counted in the statements that change the rows, so it can't be off by one."""
+    tallies = evidence.tallies
+    states = Counter(row.state for row in evidence.executions)
+    outcomes = Counter(row.outcome for rows in evidence.attempts.values() for row in rows)
+    expected = {
+        "started": sum(row.first_started_at is not None for row in evidence.executions),
+        "retried": outcomes["FAILED"],
+        "lost": outcomes["LOST"],
+        **{state: states[state] for state in ("SUCCEEDED", "FAILED", "UNKNOWN")},
+    }
+    for outcome, count in expected.items():
+        if tallies.get(outcome, 0) != count:
+            yield f"{tallies.get(outcome, 0)} were counted as {outcome}, {count} were"
+
+
+def _wrong_execution(evidence: Evidence, row: Row[Any]) -> Iterator[str]:
+    promise = evidence.promises.get(row.job_id, Promise())
+    history = evidence.transitions.get(row.id, ())
+    seen = evidence.requests.get(str(row.id), ())
+    for line in (
+        *_wrong_state(promise, row),
+        *_wrong_history(row, history, evidence.attempts.get(row.id, ())),
+        *_wrong_effects(promise, row, seen),
+    ):
+        states = " ".join(f"{one.new_state}({one.attempt})" for one in history)
+        calls = ", ".join(str(request.header("x-scheduler-attempt")) for request in seen) or "none"
+        yield f"execution {row.id} of {row.job_id} [{states}; calls of attempts: {calls}]: {line}"
+
+
+def _wrong_state(promise: Promise, row: Row[Any]) -> Iterator[str]:
+    allowed = {
+        "SUCCEEDED": True,
+        "FAILED": promise.may_fail,
+        "UNKNOWN": promise.at_most_once,
+        "CANCELLED": promise.may_be_cancelled,
+        "SKIPPED": promise.may_be_skipped,
+    }
+    if not allowed.get(row.state, False):
+        yield f"it must not be {row.state} ({row.error_code}: {row.error_message})"
+
+
+def _wrong_history(row: Row[Any], history: Sequence[Row[Any]], kept: Sequence[Row[Any]]) -> Iterator[str]:
+    ends = [one for one in history if one.new_state in FINAL]
+    claims = [one.attempt for one in history if one.new_state == "RUNNING"]
+    failed = [
+        one.attempt for one in history if one.old_state == "RUNNING" and one.new_state == "PENDING" and one.failed
+    ]
+    if len(ends) != 1:
+        yield f"it came to an end {len(ends)} times"
+    if claims != list(range(1, row.attempt + 1)):
+        yield f"its attempt is {row.attempt}, but claimed were {claims}"
+    if [one.attempt for one in kept] != failed:
+        yield f"kept are the attempts {[one.attempt for one in kept]}, but it was tried again after {failed}"
+    if row.failures < len(failed) or row.failures > len(failed) + 1:
+        yield f"{row.failures} failures are counted, {len(failed)} were followed by another attempt"
+
+
+def _wrong_effects(promise: Promise, row: Row[Any], seen: Sequence[Request]) -> Iterator[str]:
+    calls = Counter(request.header("x-scheduler-attempt") for request in seen)
+    if row.state == "SUCCEEDED" and not calls[str(row.attempt)]:
+        yield "it succeeded, but the target never saw that attempt"
+    if promise.at_most_once and len(seen) > 1:
+        yield f"at most once, and the target was called {len(seen)} times"
+    if any(count > 1 for count in calls.values()):
+        yield "one attempt called the target more than once"
+    if any(int(attempt or 0) not in range(1, row.attempt + 1) for attempt in calls):
+        yield "the target saw an attempt that was never claimed"
+    if any(request.arrived_at < row.scheduled_at for request in seen):
+        yield "the target was called before the moment"

@@ -1,0 +1,459 @@
+"""One cell of the kill matrix: real jobs, one armed process, a healthy one beside it, and what must hold in the end."""
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from servers.target import Behaviour, Connection, Request, Target, answer
+
+from gnomon.job.ports import Token
+from support.failpoints import POINTS, Action, Point, Role
+from support.launcher import LEASE, Launcher, Process
+from support.ledger import Promise, complaints
+from support.world import World
+
+REACH_SECONDS = 20.0
+FINISH_SECONDS = 40.0
+SLOW_SECONDS = 1.2  # more than a third of the lease, so that it is renewed; and E.middle lies within it
+ONCE = "at_most_once"
+
+
+@dataclass(frozen=True, order=True, kw_only=True)
+class Cell:
+    """One combination."""
+
+    broker: str
+    point: str
+    action: Action
+    delivery: str
+
+    def __str__(self) -> str:
+        return f"{self.broker}-{self.delivery}-{self.point}-{self.action}"
+
+    @property
+    def replay(self) -> str:
+        """The command that runs this cell alone."""
+        return (
+            f"./scripts/matrix --broker {self.broker} --point {self.point} --action {self.action} "
+            f"--delivery {self.delivery}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a cell takes place. The database has the audit of support/ledger.py."""
+
+    launcher: Launcher
+    database_url: str
+    queue_url: str
+    folder: Path
+
+
+def run_trial(cell: Cell, place: Place) -> None:
+    """Raises AssertionError, saying all that is wrong."""
+    with Target() as target:
+        world = World(place.database_url)
+        trial = Trial(cell, place, world, target)
+        try:
+            trial.run()
+        finally:
+            trial.end_all()
+            world.close()
+
+
+class Trial:
+    """The phases in order: `run`."""
+
+    def __init__(self, cell: Cell, place: Place, world: World, target: Target) -> None:
+        self.cell = cell
+        self.point: Point = POINTS[cell.point]
+        self.world = world
+        self.target = target
+        self.scene = SCENES.get(self.point.step, Scene())
+        self.promises: dict[UUID, Promise] = {}
+        self.names: dict[str, UUID] = {}
+        self._place = place
+        self._processes: list[Process] = []
+        self._marker = place.folder / "marker"
+
+    def run(self) -> None:
+        script(self.target)
+        self._create_jobs()
+        self.scene.prepare(self)
+        victim = self._start_first()
+        self._until_reached(victim)
+        reached_at = self._database_now()
+        self._start_twin()
+        self._until("jobs run again", lambda: self._all_ran_since(reached_at), seconds=FINISH_SECONDS)
+        self._until("the schedules are stopped", self._stop_schedules)
+        self._until("everything is in a final state", lambda: self._unfinished() == 0, seconds=FINISH_SECONDS)
+        self._let_go(victim, reached_at)
+        self._end_orderly(victim)
+        wrong = [*self._wrong_logs(), *complaints(self.world, self.target.requests, self.promises)]
+        wrong += self.scene.wrong(self)
+        assert not wrong, "\n".join(wrong)
+
+    def end_all(self) -> None:
+        """Whatever is left ends at once."""
+        for process in self._processes:
+            process.signal(signal.SIGKILL)
+        for process in self._processes:
+            process.wait(10)
+
+    # what is to run
+
+    def _create_jobs(self) -> None:
+        soon = (datetime.now(UTC) - timedelta(seconds=0.5)).isoformat()
+        every = {"interval_seconds": 1, "starts_at": soon}
+        for number in range(6):
+            self._create(f"steady-{number}", "/hook", overlap="allow", **every)
+        for number in range(3):
+            self._create(f"queued-{number}", "/slow", Promise(may_be_skipped=True), overlap="queue", **every)
+        # an answer of 503 is final where nothing may be repeated
+        flaky = Promise(may_be_skipped=True, may_fail=self.cell.delivery == ONCE)
+        for number in range(2):
+            self._create(f"flaky-{number}", "/flaky", flaky, overlap="skip", **every)
+        for number in range(3):
+            self._create(f"once-{number}", "/hook", delay_seconds=1)
+        self._create("broken", "/broken", Promise(may_fail=True), delay_seconds=1, retry={**RETRY, "max_attempts": 2})
+
+    def _create(self, name: str, path: str, promise: Promise = Promise(), **document: Any) -> None:  # noqa: B008
+        given = {**self.document(name, path), **document}
+        job = self.world.service.create(given)
+        self.names[name] = job.id
+        self.promise(job.id, replace(promise, first=job.next_run))
+
+    def document(self, name: str, path: str) -> dict[str, Any]:
+        """A job of this cell's delivery without its schedule."""
+        return {
+            "type": "HTTP",
+            "name": name,
+            "delivery": self.cell.delivery,
+            "retry": RETRY,
+            "timeout_seconds": 5,
+            "http_job": {"url": self.target.url(path), "method": "POST", "body": "{}"},
+        }
+
+    def promise(self, job_id: UUID, promise: Promise) -> None:
+        """What may become of a job's executions."""
+        self.promises[job_id] = replace(promise, at_most_once=self.cell.delivery == ONCE)
+
+    # who runs it
+
+    def _start_first(self) -> Process:
+        if self.point.role is Role.CLIENT:
+            self.start(Role.SCHEDULER)
+            self.start(Role.WORKER)
+            self.target.wait_for(lambda seen: len(seen) > 3, timeout=REACH_SECONDS)
+            return self.start(Role.CLIENT, armed=True)
+        victim = self.start(self.point.role, armed=True, **self.scene.settings)
+        self.start(Role.WORKER if self.point.role is Role.SCHEDULER else Role.SCHEDULER)
+        return victim
+
+    def _start_twin(self) -> None:
+        """With what runs already: a healthy scheduler and a healthy worker. A client that did not finish tries anew."""
+        if self.point.role is not Role.CLIENT:
+            self.start(self.point.role)
+        elif self.cell.action in (Action.KILL, Action.STOP):
+            assert self.start(Role.CLIENT).wait(REACH_SECONDS) == 0
+
+    def start(self, role: Role, *, armed: bool = False, **settings: str) -> Process:
+        """A process of this cell."""
+        name = f"{role}-victim" if armed else f"{role}-{len(self._processes)}"
+        environment = {**self._environment, "SCHEDULER_ID": name, **settings}
+        if armed:
+            environment["FAILPOINT"] = f"{self.cell.point}={self.cell.action}"
+            environment["FAILPOINT_MARKER"] = str(self._marker)
+        if role is Role.CLIENT:
+            environment["CLIENT_CALL"] = json.dumps(self.scene.call(self))
+        log = self._place.folder / f"{name}.log"
+        process = self._place.launcher.start(role, environment, log=log, name=name)
+        self._processes.append(process)
+        return process
+
+    @cached_property
+    def _environment(self) -> Mapping[str, str]:
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith("SCHEDULER_")},
+            "SCHEDULER_DB_URL": self._place.database_url,
+            "SCHEDULER_QUEUE_URL": self._place.queue_url,
+            "SCHEDULER_EGRESS_ALLOW": "127.0.0.0/8",
+            "SCHEDULER_LOG_FORMAT": "text",
+            "SCHEDULER_MAX_JOB_LOCK_TIME": f"{LEASE.total_seconds():g}s",
+            "SCHEDULER_WORKER_THREADS": "4",
+        }
+
+    # what is waited for
+
+    def _until_reached(self, victim: Process) -> None:
+        def reached() -> bool:
+            self.scene.stir(self, victim)
+            return bool(self._marks("reached")) or victim.code is not None
+
+        self._until(f"{self.cell.point} is reached", reached, seconds=REACH_SECONDS)
+        assert self._marks("reached"), f"{self.cell.point} was not reached: {victim.name} ended with {victim.code}"
+        if self.cell.action is Action.KILL:
+            assert victim.wait(10) == -signal.SIGKILL
+        if self.cell.point == "E.middle":
+            (mark,) = self._marks("reached")
+            assert self.target.keys()[mark["execution"]] > 0, "the request was not with the target"
+
+    def dispatched(self) -> list[UUID]:
+        """Executions made by a scheduler that died before it published them."""
+        ids: list[UUID] = []
+
+        def something_was_due() -> bool:
+            ids.extend(self.world.dispatched())
+            return bool(ids)
+
+        self._until("something is due", something_was_due)
+        return ids
+
+    def led(self) -> bool:
+        """Whether the victim is on its way to the point."""
+        return bool(self._marks("led"))
+
+    def _marks(self, happened: str) -> Sequence[Mapping[str, str]]:
+        with contextlib.suppress(FileNotFoundError):
+            marks = map(json.loads, self._marker.read_text().splitlines())
+            return [mark for mark in marks if mark["event"] == happened]
+        return []
+
+    def _all_ran_since(self, moment: datetime) -> bool:
+        ran = self.world.one(
+            "select count(distinct job_id) from executions e join jobs j on j.id = e.job_id "
+            "where e.state = 'SUCCEEDED' and e.scheduled_at > :moment and j.name like 'steady-%'",
+            moment=moment,
+        )
+        return ran == 6 and self.scene.done(self)
+
+    def _stop_schedules(self) -> bool:
+        try:
+            self.world.sql("update jobs set status = 'STOPPED' where status = 'RUNNING'")
+        except Exception as error:  # the rows may be locked by whoever was stopped
+            print(f"{self.cell}: {error}")
+            return False
+        return True
+
+    def _unfinished(self) -> int:
+        count: int = self.world.one("select count(*) from executions where state in ('WAITING', 'PENDING', 'RUNNING')")
+        return count
+
+    def _database_now(self) -> datetime:
+        now: datetime = self.world.one("select clock_timestamp()")
+        return now
+
+    def _let_go(self, victim: Process, reached_at: datetime) -> None:
+        """A stopped victim comes back when others have long finished its work, and goes on where it was."""
+        if self.cell.action is not Action.STOP:
+            return
+        long_ago = reached_at + LEASE + timedelta(seconds=1)
+        self._until("every lease has ended", lambda: self._database_now() > long_ago)
+        victim.signal(signal.SIGCONT)
+        self._until("the victim has ended the step it was stopped in", lambda: bool(self._marks("left")))
+
+    def _end_orderly(self, victim: Process) -> None:
+        for process in self._processes:
+            if process is not victim or self.point.role is not Role.CLIENT:
+                process.signal(signal.SIGTERM)
+        for process in self._processes:
+            code = process.wait(30)
+            if process is not victim or self.cell.action is not Action.KILL:
+                assert code == 0, f"{process.name} ended with {code}:\n{process.text[-3000:]}"
+        assert self._unfinished() == 0, "the victim brought work back that was finished"
+
+    def _until(self, what: str, condition: Callable[[], bool], *, seconds: float = REACH_SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {seconds:g} s: {what}\n{self._state()}")
+            time.sleep(0.1)
+
+    def _state(self) -> str:
+        rows = self.world.sql(
+            "select j.name, e.* from executions e join jobs j on j.id = e.job_id "
+            "where state in ('WAITING', 'PENDING', 'RUNNING') order by e.id limit 20"
+        )
+        return "\n".join(str(dict(row._mapping)) for row in rows)
+
+    def _wrong_logs(self) -> Iterator[str]:
+        """An ERROR asks for a person. There is nothing here that one could do."""
+        for process in self._processes:
+            for line in process.text.splitlines():
+                raised = self.point.step == "E" and "the failpoint E." in line
+                if (" ERROR " in line or " CRITICAL " in line or "Traceback" in line) and not raised:
+                    yield f"{process.name} logged: {line[:1000]}"
+
+
+RETRY: Mapping[str, Any] = {"max_attempts": 10, "initial_seconds": 0.2, "multiplier": 1, "max_seconds": 0.5}
+
+
+def script(target: Target) -> None:
+    """How the paths of the jobs answer."""
+    target.on("/hook", answer(delay=0.05))
+    target.on("/edited", answer(delay=0.05))
+    target.on("/slow", answer(delay=SLOW_SECONDS))
+    target.on("/broken", answer(500))
+    target.on("/flaky", _first_refused())
+
+
+def _first_refused() -> Behaviour:
+    """503 to the first call for each execution, 200 to the others."""
+    known: set[str | None] = set()
+    refuse, accept = answer(503), answer(200)
+
+    async def behave(request: Request, connection: Connection) -> None:
+        first = request.key not in known
+        known.add(request.key)
+        await (refuse if first else accept)(request, connection)
+
+    return behave
+
+
+class Scene:
+    """What a step needs besides jobs that run."""
+
+    settings: Mapping[str, str] = {}
+
+    def prepare(self, trial: Trial) -> None:
+        """Before the first process starts."""
+
+    def stir(self, trial: Trial, victim: Process) -> None:
+        """Again and again until the point is reached."""
+
+    def call(self, trial: Trial) -> Mapping[str, Any]:
+        """What a client asks for."""
+        raise NotImplementedError
+
+    def done(self, trial: Trial) -> bool:
+        """Whether what the client asked for shows."""
+        return True
+
+    def wrong(self, trial: Trial) -> list[str]:
+        """What else must not be."""
+        return []
+
+
+class LostMessages(Scene):
+    """Executions whose messages are gone. `overdue`: their publish slots have passed as well."""
+
+    def __init__(self, *, overdue: bool) -> None:
+        self._overdue = overdue
+
+    def prepare(self, trial: Trial) -> None:
+        trial.dispatched()
+        if self._overdue:
+            trial.world.sql("update executions set next_publish_at = now() where state = 'PENDING'")
+
+
+class DeadWorker(Scene):
+    """Attempts whose worker died before, half of them after their effect had been marked as started."""
+
+    def prepare(self, trial: Trial) -> None:
+        world, delivery = trial.world, uuid4()
+        claimed = world.claim(trial.dispatched(), delivery=delivery)
+        if trial.cell.delivery == ONCE:
+            tokens = [Token(id=one.id, attempt=one.attempt) for one in claimed[::2]]
+            assert world.executions.start(tokens, delivery=delivery, margin=timedelta(0))
+        world.sql("update executions set lease_expires_at = now() - interval '1 second' where state = 'RUNNING'")
+
+
+class Cancellation(Scene):
+    """Somebody cancels what runs of one job."""
+
+    def prepare(self, trial: Trial) -> None:
+        job_id = trial.names["queued-0"]
+        trial.promise(job_id, replace(trial.promises[job_id], may_be_cancelled=True))
+
+    def stir(self, trial: Trial, victim: Process) -> None:
+        trial.world.sql(
+            "update executions set cancel_requested_at = now() "
+            "where job_id = :id and state = 'RUNNING' and cancel_requested_at is null",
+            id=trial.names["queued-0"],
+        )
+
+
+class Leaving(Scene):
+    """The worker is told to stop while a message is half admitted."""
+
+    def __init__(self, leave: Callable[[Trial], bool], **settings: str) -> None:
+        self._leave = leave
+        self.settings = settings
+
+    def stir(self, trial: Trial, victim: Process) -> None:
+        if self._leave(trial):
+            victim.signal(signal.SIGTERM)
+
+
+class Creation(Scene):
+    """A client creates a job."""
+
+    def call(self, trial: Trial) -> Mapping[str, Any]:
+        document = {**trial.document("created", "/hook"), "interval_seconds": 1, "overlap": "allow"}
+        return {"verb": "create", "arguments": [document]}
+
+    def done(self, trial: Trial) -> bool:
+        rows = trial.world.sql(
+            "select e.job_id from executions e join jobs j on j.id = e.job_id where j.name = 'created'"
+        )
+        for row in rows:
+            trial.promise(row.job_id, Promise())
+        return bool(rows)
+
+    def wrong(self, trial: Trial) -> list[str]:
+        count = trial.world.one("select count(*) from jobs where name = 'created'")
+        return [] if count == 1 else [f"the job was created {count} times"]
+
+
+class Edit(Scene):
+    """A client changes a job's target."""
+
+    def call(self, trial: Trial) -> Mapping[str, Any]:
+        return {"verb": "update", "arguments": ["name:steady-0", {"http_job": {"url": trial.target.url("/edited")}}]}
+
+    def done(self, trial: Trial) -> bool:
+        return bool(trial.target.received("/edited"))
+
+    def wrong(self, trial: Trial) -> list[str]:
+        revision = trial.world.one("select revision from jobs where name = 'steady-0'")
+        return [] if revision == 2 else [f"one edit led to revision {revision}"]
+
+
+class Deletion(Scene):
+    """A client deletes a job of which one execution runs and another waits."""
+
+    def prepare(self, trial: Trial) -> None:
+        job_id = trial.names["queued-0"]
+        promise = replace(trial.promises[job_id], may_be_cancelled=True, may_fail=True)
+        trial.promise(job_id, promise)
+
+    def call(self, trial: Trial) -> Mapping[str, Any]:
+        return {"verb": "delete", "arguments": ["name:queued-0"]}
+
+    def done(self, trial: Trial) -> bool:
+        deleted = trial.world.one("select deleted_at is not null from jobs where id = :id", id=trial.names["queued-0"])
+        return bool(deleted)
+
+
+SCENES: Mapping[str, Scene] = {
+    "R1": LostMessages(overdue=True),
+    "free_slots": LostMessages(overdue=False),
+    "R2": DeadWorker(),
+    "cancel_poll": Cancellation(),
+    "L": Leaving(Trial.led),
+    "worker.return_slots": Leaving(
+        lambda trial: len(trial.target.received("/slow")) > 0, SCHEDULER_WORKER_CONCURRENCY="2"
+    ),
+    "create": Creation(),
+    "update": Edit(),
+    "delete": Deletion(),
+}
