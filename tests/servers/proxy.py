@@ -194,6 +194,8 @@ class Proxy:
             await asyncio.gather(*pumps)
         except OSError:
             connection.reset()
+        except asyncio.CancelledError:
+            pass  # the proxy stops
         finally:
             self._connections.discard(connection)
             connection.close()

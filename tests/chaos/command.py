@@ -1,0 +1,230 @@
+"""Break everything for some minutes under load, and see whether the books are right.
+
+    scripts/chaos --minutes 5 --broker redis --seed 7
+
+The same seed breaks the same things in the same order. The exit code is 1 when a promise was broken; then the folder
+with all logs and rows stays.
+"""
+
+import argparse
+import heapq
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from chaos import evidence
+from chaos.brokers import BROKERS, Missed
+from chaos.checker import DOUBLED, EARLY, LOST, STUCK, TWICE, check
+from chaos.cluster import LEASE_SECONDS, WORKERS, Cluster
+from chaos.faults import KINDS, Fault, Scene, plan
+from chaos.load import Api, Load
+from chaos.recovery import Episode, Recovery, percentile, recoveries
+from gnomon.embedded.ports import free_port, port_is_free
+from gnomon.embedded.postgres import EmbeddedPostgres
+from gnomon.storage.postgres.migrate import migrate
+
+_READY_SECONDS = 60
+_CATCH_UP_SECONDS = 120
+_SETTLE_SECONDS = 180
+_WARM_UP_SECONDS = 3
+_SHOWN = 40
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = _parser().parse_args(arguments)
+    kinds = given.faults.split(",") if given.faults else list(KINDS)
+    folder = Path(tempfile.mkdtemp(prefix="gnomon-chaos-"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    print(
+        f"chaos: seed={given.seed} minutes={given.minutes:g} broker={given.broker} lease={LEASE_SECONDS}s "
+        f"faults={','.join(kinds)} folder={folder}",
+        flush=True,
+    )
+    faults = list(plan(given.seed, timedelta(minutes=given.minutes), kinds))
+    (folder / "plan.txt").write_text("".join(f"{fault.at.total_seconds():.1f} {fault}\n" for fault in faults))
+    run = Run(folder, given.broker, given.seed)
+    try:
+        episodes = run.carry_out(faults)
+    except BaseException:
+        print(f"the run broke off; its logs are in {folder}", flush=True)
+        raise
+    good = report(folder, episodes)
+    if good and not given.keep:
+        shutil.rmtree(folder)
+    return 0 if good else 1
+
+
+class Run:
+    """One run, from the first server to the dump."""
+
+    def __init__(self, folder: Path, broker: str, seed: int) -> None:
+        self._folder = folder
+        self._seed = seed
+        self._postgres = EmbeddedPostgres(folder / "postgres", settings={"max_connections": "200"})
+        self._broker = BROKERS[broker](folder)
+        self._begun = time.monotonic()
+
+    def carry_out(self, faults: Sequence[Fault]) -> Sequence[Episode]:
+        """Leaves rows and logs in the folder."""
+        with ExitStack() as stack:
+            for server in (self._postgres, self._broker):
+                stack.callback(server.stop)
+                server.start()
+            migrate(self._postgres.url)
+            evidence.install(self._postgres.url)
+            sink_url = stack.enter_context(_sink(self._folder))
+            cluster = Cluster(database_url=self._postgres.url, queue_url=self._broker.url, folder=self._folder)
+            stack.callback(cluster.stop)
+            cluster.start()
+            api = Api(cluster.api_urls)
+            _wait_for(lambda: all(cluster.members[name].ready for name in WORKERS), _READY_SECONDS)
+            load = Load(api, sink_url, self._seed, self._folder)
+            stack.callback(load.stop)
+            load.start()
+            time.sleep(_WARM_UP_SECONDS)
+            episodes = self._break(Scene(cluster=cluster, postgres=self._postgres, broker=self._broker), faults)
+            self._say("all is mended")
+            self._settle(load, cluster)
+            evidence.dump(self._postgres.url, self._folder)
+        for verb, times in sorted(api.answers.items()):
+            print(f"  {times:6} {verb}")
+        for surprise in api.surprises[:_SHOWN]:
+            print(f"  unexpected: {surprise}")
+        return episodes
+
+    def _break(self, scene: Scene, faults: Sequence[Fault]) -> Sequence[Episode]:
+        """Begins and mends each fault at its time, all in this thread: servers that it starts end with it."""
+        self._begun = begun = time.monotonic()
+        order = count()
+        agenda = [(fault.at.total_seconds(), next(order), fault, None) for fault in faults]
+        episodes: list[Episode] = []
+        while agenda:
+            at, _, fault, mend = heapq.heappop(agenda)
+            time.sleep(max(0.0, begun + at - time.monotonic()))
+            if mend is not None:
+                begun_at, carried = mend
+                carried()
+                episodes.append(_episode(fault, begun_at))
+                continue
+            begun_at = datetime.now(UTC)
+            try:
+                carried = KINDS[fault.kind].begin(scene, fault)
+                self._say(str(fault))
+            except Missed as reason:
+                self._say(f"{fault}: missed, {reason}")
+                continue
+            ends = time.monotonic() - begun + fault.lasts.total_seconds()
+            heapq.heappush(agenda, (ends, next(order), fault, (begun_at, carried)))
+        scene.cluster.heal()
+        return episodes
+
+    def _settle(self, load: Load, cluster: Cluster) -> None:
+        load.stop()
+        mended_at = datetime.now(UTC)
+        with closing(psycopg2.connect(self._postgres.url)) as session:
+            session.autocommit = True
+
+            def rows(query: str, *values: Any) -> list[Any]:
+                with session.cursor() as cursor:
+                    cursor.execute(query, values)
+                    return cursor.fetchall() if cursor.description else []
+
+            late = "select id from jobs where status = 'RUNNING' and next_run < now() - interval '5 seconds'"
+            _wait_for(lambda: not rows(late), _CATCH_UP_SECONDS, must=False)
+            deaf = "select 1 from executions where worker = %s and claimed_at > %s limit 1"
+            _wait_for(lambda: all(rows(deaf, name, mended_at) for name in WORKERS), _CATCH_UP_SECONDS, must=False)
+            silent = [name for name in WORKERS if not rows(deaf, name, mended_at)]
+            stuck = [f"job:{job_id}" for (job_id,) in rows(late)] + silent
+            (self._folder / "stuck.txt").write_text("".join(f"{name}\n" for name in stuck))
+            rows("update jobs set status = 'STOPPED' where status = 'RUNNING'")
+            unfinished = "select 1 from executions where state in ('WAITING', 'PENDING', 'RUNNING') limit 1"
+            _wait_for(lambda: not rows(unfinished), _SETTLE_SECONDS, must=False)
+        self._say("all is settled")
+
+    def _say(self, what: str) -> None:
+        print(f"[{time.monotonic() - self._begun:7.1f} s] {what}", flush=True)
+
+
+def report(folder: Path, episodes: Sequence[Episode]) -> bool:
+    """Prints what the checker finds; whether all is well."""
+    found = evidence.load(folder)
+    violations = check(found)
+    for violation in violations[:_SHOWN]:
+        print(violation)
+    recovered = sorted(recoveries(found, episodes), key=lambda recovery: -recovery.seconds)
+    print("the slowest recoveries:")
+    for recovery in recovered[:5]:
+        print(f"  {_told(recovery)}")
+    totals = {kind: sum(violation.kind == kind for violation in violations) for kind in (LOST, DOUBLED, TWICE, STUCK)}
+    if violations:
+        print(f"{len(violations)} violations; rows and logs are in {folder}")
+    early = sum(violation.kind == EARLY for violation in violations)
+    print(f"early={early}")
+    p99 = percentile([recovery.seconds for recovery in recovered], 0.99)
+    counted = " ".join(f"{kind}={total}" for kind, total in totals.items())
+    print(
+        f"faults={len(episodes)} executions={len(found.executions)} {counted} recovery_p99_seconds={p99:.1f}",
+        flush=True,
+    )
+    return not violations
+
+
+def _told(recovery: Recovery) -> str:
+    episode = recovery.episode
+    first = "nothing fell due" if recovery.first is None else f"the first prompt start {recovery.first:.1f} s"
+    return f"{recovery.seconds:5.1f} s after {episode.name} ({first}, the last that was hit {recovery.last:.1f} s)"
+
+
+def _episode(fault: Fault, begun_at: datetime) -> Episode:
+    return Episode(name=str(fault), victim=fault.victim, begun_at=begun_at, ended_at=datetime.now(UTC))
+
+
+@contextmanager
+def _sink(folder: Path) -> Iterator[str]:
+    port = free_port()
+    log = (folder / "sink.err").open("ab")
+    process = subprocess.Popen([sys.executable, "-m", "chaos.sink", str(port), str(folder / "sink.log")], stderr=log)
+    try:
+        _wait_for(lambda: not port_is_free(port), 10)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+        log.close()
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float, *, must: bool = True) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            if must:
+                raise TimeoutError(f"not ready within {seconds} s")
+            return
+        time.sleep(0.2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--minutes", type=float, default=5.0, help="how long things break (default 5)")
+    parser.add_argument("--broker", choices=sorted(BROKERS), default="redis")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="default: drawn, and shown")
+    parser.add_argument("--faults", default="", help="only these kinds, with commas between")
+    parser.add_argument("--keep", action="store_true", help="keep the folder with rows and logs")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

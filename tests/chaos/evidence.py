@@ -1,0 +1,171 @@
+"""What the checker looks at: rows read from Postgres by plain SQL, and the sink's log. Shares no code with the product.
+
+`install` puts a second witness beside the rows: a trigger that notes every change of an execution's state.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import cursor as Cursor
+
+FINAL = frozenset(("SUCCEEDED", "FAILED", "UNKNOWN", "CANCELLED", "SKIPPED"))
+Row = Mapping[str, Any]
+
+WITNESS = """
+create schema chaos;
+create table chaos.transitions (
+    n bigint generated always as identity primary key, execution_id uuid not null, old text, new text not null,
+    attempt int not null, at timestamptz not null default clock_timestamp()
+);
+create function chaos.witness() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'INSERT' then
+        insert into chaos.transitions (execution_id, old, new, attempt) values (new.id, null, new.state, new.attempt);
+    elsif new.state is distinct from old.state or old.state in ('SUCCEEDED', 'FAILED', 'UNKNOWN', 'CANCELLED') then
+        insert into chaos.transitions (execution_id, old, new, attempt)
+        values (new.id, old.state, new.state, new.attempt);
+    end if;
+    return null;
+end $$;
+create trigger chaos_witness after insert or update on executions for each row execute function chaos.witness();
+"""
+
+_DUMPED = {
+    "jobs": "select * from jobs order by created_at, id",
+    "job_revisions": "select job_id, revision, definition from job_revisions order by job_id, revision",
+    "job_events": "select * from job_events order by id",
+    "executions": "select * from executions order by scheduled_at, id",
+    "attempts": "select * from attempts order by execution_id, attempt",
+    "transitions": "select * from chaos.transitions order by n",
+}
+_INSTANTS = ("_at", "_until", "next_run", "owed_from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """One request as the sink noted it."""
+
+    at: datetime
+    key: str
+    attempt: str
+    status: int
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Rows by table, in the order of `_DUMPED`. `created` are the jobs whose creation was acknowledged."""
+
+    jobs: Sequence[Row]
+    job_revisions: Sequence[Row]
+    job_events: Sequence[Row]
+    executions: Sequence[Row]
+    attempts: Sequence[Row] = ()
+    transitions: Sequence[Row] = ()
+    effects: Sequence[Effect] = ()
+    created: Sequence[str] = ()
+    stuck: Sequence[str] = ()
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @cached_property
+    def executions_of(self) -> Mapping[str, Sequence[Row]]:
+        return grouped(self.executions, "job_id")
+
+    @cached_property
+    def events_of(self) -> Mapping[str, Sequence[Row]]:
+        return grouped(self.job_events, "job_id")
+
+    @cached_property
+    def transitions_of(self) -> Mapping[str, Sequence[Row]]:
+        return grouped(self.transitions, "execution_id")
+
+    @cached_property
+    def definitions(self) -> Mapping[tuple[str, int], Row]:
+        """By job and revision."""
+        return {(row["job_id"], row["revision"]): row["definition"] for row in self.job_revisions}
+
+    @cached_property
+    def effects_of(self) -> Mapping[str, Sequence[Effect]]:
+        found: defaultdict[str, list[Effect]] = defaultdict(list)
+        for effect in self.effects:
+            found[effect.key].append(effect)
+        return found
+
+
+def grouped(rows: Iterable[Row], column: str) -> Mapping[str, Sequence[Row]]:
+    """Rows by the value of a column."""
+    found: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row[column]].append(row)
+    return found
+
+
+def install(database_url: str) -> None:
+    """The witness, in a schema of its own."""
+    with psycopg2.connect(database_url) as session, session.cursor() as cursor:
+        cursor.execute(WITNESS)
+    session.close()
+
+
+def dump(database_url: str, folder: Path) -> None:
+    """One file of JSON lines for each table."""
+    with psycopg2.connect(database_url) as session, session.cursor() as cursor:
+        for name, query in _DUMPED.items():
+            (folder / f"{name}.jsonl").write_text("".join(_lines(cursor, name, query)))
+    session.close()
+
+
+def _lines(cursor: Cursor, name: str, query: str) -> Iterable[str]:
+    if name == "job_events":
+        cursor.execute("select to_regclass('job_events')")
+        if cursor.fetchone() == (None,):
+            return
+    cursor.execute(f"select row_to_json(found)::text from ({query}) as found")
+    for (line,) in cursor:
+        yield f"{line}\n"
+
+
+def load(folder: Path) -> Evidence:
+    """What `dump`, the load and the sink left in the folder."""
+    tables = {name: _read_rows(folder / f"{name}.jsonl") for name in _DUMPED}
+    return Evidence(
+        **tables,
+        effects=read_effects((folder / "sink.log").read_text()),
+        created=_read_words(folder / "created.txt"),
+        stuck=_read_words(folder / "stuck.txt"),
+        at=datetime.fromtimestamp((folder / "executions.jsonl").stat().st_mtime, UTC),
+    )
+
+
+def read_effects(log: str) -> Sequence[Effect]:
+    """A last line without an end was never answered."""
+    return [_effect(*line.split("\t")) for line in log.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _effect(at: str, key: str, attempt: str, status: str, path: str) -> Effect:
+    arrived = datetime.fromtimestamp(float(at), UTC)
+    return Effect(at=arrived, key=key, attempt=attempt, status=int(status), path=path.strip())
+
+
+def _read_words(path: Path) -> Sequence[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+def _read_rows(path: Path) -> Sequence[Row]:
+    return [_with_instants(json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def _with_instants(row: dict[str, Any]) -> Row:
+    found = {
+        name: datetime.fromisoformat(value)
+        for name, value in row.items()
+        if isinstance(value, str) and (name == "at" or name.endswith(_INSTANTS))
+    }
+    return row | found
