@@ -157,7 +157,7 @@ class Launcher:
 
 
 def serve() -> None:
-    """The fork server: answers requests on stdin until it is closed. It has no thread but this one, as forking wants."""
+    """The fork server: answers requests on stdin until it is closed. It has one thread only, as forking wants."""
     for name in _PRELOADED:
         importlib.import_module(name)
     from gnomon.storage.postgres.migrate import latest_version

@@ -1,7 +1,7 @@
 """Whether everything that happened in one database agrees: schedule, rows, transitions, attempts, counts, target.
 
-`watch` makes the database write down each transition of an execution; `complaints` reads it all when it is over. What is
-expected is worked out here from the schedule's columns and the target's own record, not with the code under test.
+`watch` makes the database write down each transition of an execution; `complaints` reads it all when it is over. What
+is expected is worked out here from the schedule's columns and the target's own record, not with the code under test.
 """
 
 from collections import Counter, defaultdict
@@ -104,7 +104,7 @@ def _by_execution(rows: Iterable[Row[Any]]) -> Mapping[UUID, Sequence[Row[Any]]]
 
 
 def _unbalanced(evidence: Evidence) -> Iterator[str]:
-    """Every moment in exactly one row: from the first to `next_run`, or to the last there is where the schedule ended."""
+    """Every moment in exactly one row: from the first to `next_run`, or to the last where the schedule has ended."""
     booked: dict[UUID, Counter[datetime]] = defaultdict(Counter)
     for row in evidence.executions:
         step = timedelta(seconds=evidence.jobs[row.job_id].interval_seconds or 0)
