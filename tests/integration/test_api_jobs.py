@@ -66,6 +66,9 @@ def test_answer_holds_every_policy_and_where_the_job_stands(client: FlaskClient)
         "revision": 1,
         "held_until": None,
         "hold_reason": None,
+        "pause_reason": None,
+        "paused_until": None,
+        "unreadable": None,
         "schedule_text": "at minute 0 of every hour, UTC",
     }
 
@@ -106,7 +109,7 @@ def test_null_means_not_given(client: FlaskClient) -> None:
 REFUSED = {
     "unknown field": ({"cron_shedule": "* * * * *"}, "/cron_shedule", "did you mean 'cron_schedule'?"),
     "unknown field inside": ({"http_job": {"url": "a.b", "bodi": ""}}, "/http_job/bodi", "did you mean 'body'?"),
-    "read-only field": ({"status": "STOPPED"}, "/status", "pausing is not a field"),
+    "read-only field": ({"status": "STOPPED"}, "/status", "POST /jobs/{id}/pause"),
     "bad cron": ({"cron_schedule": "61 * * * *"}, "/cron_schedule", "field 1 (minute) '61'"),
     "bad cron under its alias": ({"cron_schedule": ..., "schedule": "* * 32 * *"}, "/schedule", "field 3"),
     "cron that never fires": ({"cron_schedule": "0 0 31 2 *"}, "/cron_schedule", "never occurs"),
@@ -337,7 +340,7 @@ def test_put_merges(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
-    [("status", "STOPPED", "pausing is not a field"), ("id", str(uuid4()), "leave it out"), ("nane", "x", "'name'")],
+    [("status", "STOPPED", "POST /jobs/{id}/pause"), ("id", str(uuid4()), "leave it out"), ("nane", "x", "'name'")],
 )
 def test_put_of_what_it_can_not_change_is_refused(client: FlaskClient, field: str, value: str, words: str) -> None:
     job = created(client)

@@ -16,6 +16,7 @@ from gnomon.storage.postgres.engine import create_engine
 from gnomon.storage.postgres.executions import PostgresExecutionStore
 from gnomon.storage.postgres.history import PostgresHistoryStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
+from gnomon.storage.postgres.runs import PostgresRunStore
 
 LEASE = timedelta(seconds=30)
 HTTP_JOB = {"url": "http://127.0.0.1:9/hook", "method": "POST", "body": "{}"}
@@ -28,7 +29,8 @@ class World:
         self.engine = create_engine(database_url, pool_size=5, max_open=20)
         self.jobs = PostgresJobStore(self.engine)
         self.history = PostgresHistoryStore(self.engine)
-        self.service = JobService(jobs=self.jobs, history=self.history)
+        self.runs = PostgresRunStore(self.engine)
+        self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history)
         self.dispatch = PostgresDispatchStore(self.engine, instance=uuid4())
         self.executions = self.worker("worker-1")
 

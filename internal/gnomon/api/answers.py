@@ -1,6 +1,6 @@
 """Values of the courtyard as the documents that are answered."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ def job_answer(job: Job) -> Answer:
     """The definition without its secrets, and where the job stands."""
     return {
         "id": str(job.id),
-        **write_definition(job.definition, secrets=False),
+        **_definition_answer(job),
         "status": job.status.value,
         "next_run": _instant(job.next_run),
         "last_run": _instant(job.last_run),
@@ -27,6 +27,9 @@ def job_answer(job: Job) -> Answer:
         "updated_at": _instant(job.updated_at),
         "held_until": _instant(job.held_until),
         "hold_reason": job.hold_reason,
+        "pause_reason": job.pause_reason,
+        "paused_until": _instant(job.paused_until),
+        "unreadable": job.unreadable,
     }
 
 
@@ -35,7 +38,7 @@ def created_answer(job: Job) -> Answer:
     return {
         **job_answer(job),
         "next_runs": [_instant(moment) for moment in upcoming(job, 5)],
-        "schedule_text": describe(job.definition.timing.schedule),
+        "schedule_text": None if job.definition is None else describe(job.definition.timing.schedule),
     }
 
 
@@ -57,6 +60,7 @@ def execution_answer(execution: Execution) -> Answer:
         "response_excerpt": execution.response_excerpt,
         "lateness_seconds": None if execution.lateness is None else plain_seconds(execution.lateness),
         "duration_seconds": None if execution.duration is None else plain_seconds(execution.duration),
+        "cancel_requested_at": _instant(execution.cancel_requested_at),
         "skipped_count": execution.skipped_count,
         "skipped_until": _instant(execution.skipped_until),
         "worker": execution.worker,
@@ -64,9 +68,21 @@ def execution_answer(execution: Execution) -> Answer:
     }
 
 
+def backfill_answer(moments: Sequence[datetime], *, dry_run: bool) -> Answer:
+    """The moments that are made up for, or would be."""
+    return {"dry_run": dry_run, "count": len(moments), "moments": [_instant(moment) for moment in moments]}
+
+
 def etag(job: Job) -> Mapping[str, str]:
     """The header that names the revision."""
     return {"ETag": f'"{job.revision}"'}
+
+
+def _definition_answer(job: Job) -> Answer:
+    """What is known of a definition that can't be read is its name, its kind and its tags."""
+    if job.definition is None:
+        return {"type": job.kind, "name": job.name, "tags": list(job.tags)}
+    return write_definition(job.definition, secrets=False)
 
 
 def _attempt_answer(attempt: Attempt) -> Answer:

@@ -165,7 +165,7 @@ def _pointer_as_written(pointer: str, used: Mapping[str, str]) -> str:
 
 def _check_read_only(document: Mapping[str, Any], job: JobValue) -> None:
     if document.get("status", job.status.value) != job.status.value:
-        raise InvalidJob.at("/status", f"is {job.status.value} and can't be set", "pausing is not a field")
+        raise InvalidJob.at("/status", f"is {job.status.value} and can't be set", "POST /jobs/{id}/pause pauses")
     if document.get("id", str(job.id)) != str(job.id):
         raise InvalidJob.at("/id", f"is not the id of this job, {job.id}", "leave it out")
 

@@ -15,8 +15,10 @@ from gnomon.job.errors import (
     FieldError,
     GnomonError,
     InvalidJob,
+    KeyReused,
     NameTaken,
     NotFound,
+    Overlapping,
     RevisionMismatch,
     Unavailable,
 )
@@ -103,6 +105,10 @@ def _known(error: GnomonError) -> Response:
             return problem(422, "; ".join(lines), errors=errors, kind="invalid")
         case NotFound():
             return problem(404, str(error))
+        case KeyReused():
+            return problem(422, str(error), kind="key-reused")
+        case Overlapping():
+            return problem(409, str(error), kind="overlapping")
         case RevisionMismatch():
             return problem(412, str(error), kind="revision-mismatch")
         case NameTaken():

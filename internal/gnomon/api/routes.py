@@ -30,8 +30,10 @@ class StrictParser(FlaskParser):
 
     DEFAULT_UNKNOWN_BY_LOCATION = AS_THE_SCHEMAS_SAY
 
-    def load_json(self, req: Request, schema: Any) -> Any:  # noqa: ARG002 - the signature is webargs'
+    def load_json(self, req: Request, schema: Any) -> Any:
         """The body, an object that can be stored. Raises Refused and InvalidJob."""
+        if schema.body_is_optional and not _has_body(req):
+            return {}
         return read_body(req)
 
     def load_querystring(self, req: Request, schema: Any) -> Any:
@@ -64,6 +66,11 @@ class Routes(flask_smorest.Blueprint):  # type: ignore[misc]
     ) -> Callable[[Callable[Params, Any]], Callable[Params, Any]]:
         """Writes what the view returns in the shape of the schema."""
         decorate: Callable[[Callable[Params, Any]], Callable[Params, Any]] = super().response(status, schema, **options)
+        return decorate
+
+    def alt_response(self, status: int, schema: Any, *, description: str) -> Callable[[View], View]:
+        """Documents another answer, which the view writes itself."""
+        decorate: Callable[[View], View] = super().alt_response(status, schema=schema, description=description)
         return decorate
 
     @staticmethod
@@ -106,6 +113,10 @@ def read_body(request: Request) -> Mapping[str, Any]:
     if errors := doubled_aliases(value):
         raise InvalidJob(errors)
     return value
+
+
+def _has_body(request: Request) -> bool:
+    return bool(request.content_length) or "Transfer-Encoding" in request.headers
 
 
 def _check_type(request: Request) -> None:

@@ -78,7 +78,9 @@ class Instant(Text):
 
 
 class Input(Schema):
-    """What a client sends: unknown fields are refused."""
+    """What a client sends: unknown fields are refused. With `body_is_optional` no body is an empty one."""
+
+    body_is_optional = False
 
     class Meta:
         unknown = RAISE
@@ -231,13 +233,18 @@ class Job(Schema):
         allow_none=True, metadata={"description": "set while the schedule can't be computed: left alone until then"}
     )
     hold_reason = fields.String(allow_none=True)
+    pause_reason = fields.String(allow_none=True)
+    paused_until = Instant(allow_none=True, metadata={"description": "a paused job resumes by itself then"})
+    unreadable = fields.String(
+        allow_none=True, metadata={"description": "why what is stored of the job can't be read; edit it to mend it"}
+    )
 
 
 class CreatedJob(Job):
     """A new job, with what its schedule means."""
 
     next_runs = fields.List(Instant(), metadata={"description": "the next five moments"})
-    schedule_text = fields.String(metadata={"description": "the schedule in words"})
+    schedule_text = fields.String(allow_none=True, metadata={"description": "the schedule in words"})
 
 
 READ_ONLY = tuple(name for name in CreatedJob._declared_fields if name not in JobPatch._declared_fields)
@@ -283,10 +290,44 @@ class Execution(Schema):
     response_excerpt = fields.String(allow_none=True)
     lateness_seconds = fields.Float(allow_none=True)
     duration_seconds = fields.Float(allow_none=True)
+    cancel_requested_at = Instant(allow_none=True)
     skipped_count = fields.Integer()
     skipped_until = Instant(allow_none=True)
     worker = fields.String(allow_none=True)
     attempts = fields.List(fields.Nested(Attempt))
+
+
+class Pause(Input):
+    """Why, and for how long."""
+
+    body_is_optional = True
+
+    reason = _optional(
+        Text, "shown with the job", validate=validate.Length(max=500, error="is longer than 500 characters")
+    )
+    until = _optional(Instant, "the job resumes by itself then; otherwise when asked to")
+
+
+class BackfillRequest(Input):
+    """Which past moments to make up for."""
+
+    from_ = Instant(data_key="from", required=True, error_messages={"required": "is missing"})
+    to = Instant(required=True, error_messages={"required": "is missing"}, metadata={"description": "inclusive"})
+    dry_run = fields.Boolean(
+        load_default=False,
+        truthy={True},
+        falsy={False},
+        error_messages={"invalid": "must be true or false"},
+        metadata={"description": "only tell what would be done"},
+    )
+
+
+class Backfill(Schema):
+    """The moments that had no execution, or none but a SKIPPED one."""
+
+    dry_run = fields.Boolean()
+    count = fields.Integer()
+    moments = fields.List(Instant())
 
 
 class BrokenRule(Schema):
@@ -373,6 +414,14 @@ class JobListQuery(PageQuery):
     )
 
 
+class RunQuery(Input):
+    """How to run."""
+
+    queue = QueryFlag(
+        load_default=False, metadata={"description": "wait for the job's unfinished execution to end", "default": False}
+    )
+
+
 class ExecutionListQuery(PageQuery):
     """Which executions to list."""
 
@@ -435,6 +484,6 @@ def _suggestion(name: str, field: Any) -> str | None:
     if not isinstance(schema, Schema):
         return None
     if name in READ_ONLY and isinstance(schema, JobPatch):
-        return "it is answered, never given" + (": pausing is not a field" if name == "status" else "")
+        return "it is answered, never given" + (": POST /jobs/{id}/pause pauses" if name == "status" else "")
     near = difflib.get_close_matches(name[:50].lower(), schema.fields, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(schema.fields)}"

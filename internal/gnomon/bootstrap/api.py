@@ -14,6 +14,7 @@ from gnomon.settings import Settings
 from gnomon.storage.postgres.history import PostgresHistoryStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
 from gnomon.storage.postgres.migrate import require_latest
+from gnomon.storage.postgres.runs import PostgresRunStore
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def _make_app(settings: Settings) -> Flask:
     engine = open_engine(settings, check_first=True)
     history = PostgresHistoryStore(engine)
     return create_app(
-        service=JobService(jobs=PostgresJobStore(engine), history=history),
+        service=JobService(jobs=PostgresJobStore(engine), runs=PostgresRunStore(engine), history=history),
         history=history,
         ready=lambda: require_latest(engine),
         version=__version__,

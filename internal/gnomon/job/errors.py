@@ -2,9 +2,11 @@
 
 GnomonError
 ├── InvalidJob            a definition breaks a rule: names each field, and how to mend it
+├── KeyReused             an Idempotency-Key came with another request than the first time
 ├── NotFound              no such job or execution
 ├── Conflict              the request does not fit the present state
 │   ├── NameTaken         another job bears the name
+│   ├── Overlapping       the job's overlap policy allows no further execution now
 │   └── RevisionMismatch  the job changed since the caller read it
 ├── Unavailable           the database or the broker does not answer now; try again
 │   └── Contended         rows are locked by another session; try again, with fewer of them
@@ -49,6 +51,10 @@ class InvalidJob(GnomonError):
         return InvalidJob(error.under(parent) for error in self.errors)
 
 
+class KeyReused(GnomonError):
+    """This Idempotency-Key belongs to another request."""
+
+
 class NotFound(GnomonError):
     """No job or execution bears this id (or it was deleted)."""
 
@@ -59,6 +65,10 @@ class Conflict(GnomonError):
 
 class NameTaken(Conflict):
     """Another living job bears this name."""
+
+
+class Overlapping(Conflict):
+    """An execution of the job is unfinished, and its overlap policy allows no other beside it."""
 
 
 class RevisionMismatch(Conflict):

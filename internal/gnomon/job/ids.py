@@ -2,8 +2,9 @@
 
 import hashlib
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
+MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -15,9 +16,28 @@ def scheduled_id(job_id: UUID, moment: datetime) -> UUID:
     return _moment_id(f"schedule:{job_id}", moment)
 
 
+def backfill_id(request_id: UUID, job_id: UUID, moment: datetime) -> UUID:
+    """As `scheduled_id`, for a moment that a request makes up for: repeating the request is harmless."""
+    return _moment_id(f"backfill:{request_id}:{job_id}", moment)
+
+
+def manual_id(moment: datetime) -> UUID:
+    """A random id that sorts by time with the others."""
+    return _moment_id(f"manual:{uuid4()}", moment)
+
+
+def id_bounds(first: datetime, last: datetime) -> tuple[UUID, UUID]:
+    """The least and the greatest id that any execution of these moments can have."""
+    return UUID(int=_millis(first) << 80), UUID(int=(_millis(last) + 1 << 80) - 1)
+
+
 def _moment_id(source: str, moment: datetime) -> UUID:
-    micros = (moment - EPOCH) // timedelta(microseconds=1)
+    micros = (moment - EPOCH) // MICROSECOND
     digest = int.from_bytes(hashlib.sha256(f"{source}:{micros}".encode()).digest()[:16])
-    value = (micros // 1000) << 80 | digest & ((1 << 80) - 1)
+    value = _millis(moment) << 80 | digest & ((1 << 80) - 1)
     value = value & ~(0xF << 76) | 7 << 76
     return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
+
+
+def _millis(moment: datetime) -> int:
+    return (moment - EPOCH) // (1000 * MICROSECOND)

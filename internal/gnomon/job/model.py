@@ -49,6 +49,16 @@ class Trigger(StrEnum):
     RETRY_OF = "RETRY_OF"
 
 
+class Action(StrEnum):
+    """What was done to a job, as its audit trail says."""
+
+    CREATED = "CREATED"
+    EDITED = "EDITED"
+    PAUSED = "PAUSED"
+    RESUMED = "RESUMED"
+    DELETED = "DELETED"
+
+
 class Overlap(StrEnum):
     """What happens to an occurrence that is due while another of the same job is unfinished."""
 
@@ -98,14 +108,18 @@ class Definition:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A definition and where it stands. `next_run` is None when nothing more is due (or the job is paused).
+    """A definition and where it stands. `next_run` is None when nothing more is due.
 
-    `held_until` is set, with `hold_reason`, when the schedule could not be computed: dispatch leaves the job alone
-    until then.
+    `definition` is None when what is stored can't be read, and `unreadable` says why: `name`, `kind` and `tags` are
+    known even then. `held_until` is set, with `hold_reason`, when the schedule could not be computed: dispatch leaves
+    the job alone until then. A paused job resumes by itself at `paused_until`, if it is set.
     """
 
     id: UUID
-    definition: Definition
+    definition: Definition | None
+    name: str | None
+    kind: str
+    tags: tuple[str, ...]
     status: JobStatus
     revision: int
     next_run: datetime | None
@@ -113,6 +127,9 @@ class Job:
     updated_at: datetime
     held_until: datetime | None = None
     hold_reason: str | None = None
+    pause_reason: str | None = None
+    paused_until: datetime | None = None
+    unreadable: str | None = None
     last_run: datetime | None = None
     locked_by: str | None = None
     locked_until: datetime | None = None

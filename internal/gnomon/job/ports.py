@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
-from gnomon.job.model import Definition, Execution, Job, JobStatus, State
+from gnomon.job.model import Action, Definition, Execution, Job, JobStatus, State
 from gnomon.job.plan import DueJob, Plan
 
 Item = TypeVar("Item")
@@ -57,12 +57,45 @@ class NewJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobChange:
-    """The next revision of a job, decided while its row was locked."""
+class Event:
+    """An entry of a job's audit trail, and what it means for the moments that the schedule owes.
 
-    definition: Definition
+    Moments of the schedule so far are owed up to `owed_until`, exclusive; those of the revision that holds from now on
+    are owed from `owed_from` on, inclusive. Where both are None nothing changes in that.
+    """
+
+    action: Action
+    owed_from: datetime | None = None
+    owed_until: datetime | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobChange:
+    """What becomes of a job, decided while its row was locked. Another definition makes a new revision."""
+
+    definition: Definition | None
     status: JobStatus
     next_run: datetime | None
+    event: Event
+    pause_reason: str | None = None
+    paused_until: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Once:
+    """An Idempotency-Key and a fingerprint of the request that it came with."""
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requested:
+    """An execution that was asked for. `replayed`: by an earlier request with the same Idempotency-Key."""
+
+    execution: Execution
+    replayed: bool
 
 
 class JobStore(Protocol):
@@ -80,8 +113,8 @@ class JobStore(Protocol):
     def list(self, query: JobQuery) -> Page[Job]:
         """Living jobs, newest first."""
 
-    def update(self, job_id: UUID, decide: Callable[[Job, datetime], JobChange]) -> Job:
-        """Applies what `decide` makes of the job, under its row lock, and of the store's clock.
+    def update(self, job_id: UUID, decide: Callable[[Job, datetime], JobChange | None]) -> Job:
+        """Applies what `decide` makes of the job, under its row lock, and of the store's clock; None changes nothing.
 
         Raises NotFound, NameTaken, and whatever `decide` raises; then nothing changed.
         """
@@ -90,8 +123,42 @@ class JobStore(Protocol):
         """Stops the schedule and cancels what is waiting or pending. Raises NotFound."""
 
 
+class RunStore(Protocol):
+    """Executions that people ask for, beside the schedule, and no longer want. Each call is one transaction."""
+
+    def run(self, job_id: UUID, *, may_wait: bool, once: Once | None) -> Requested:
+        """Creates an execution that is due at once; with `may_wait` it waits its turn where the job does not overlap.
+
+        Raises NotFound, Overlapping, and KeyReused.
+        """
+
+    def backfill(
+        self,
+        job_id: UUID,
+        choose: Callable[[Job, datetime], Sequence[datetime]],
+        *,
+        request_id: UUID,
+        pace: timedelta,
+        dry_run: bool,
+    ) -> Sequence[datetime]:
+        """Creates an execution for each of the moments that has none yet, or none but a SKIPPED one; returns these.
+
+        `choose` names the moments, under the job's row lock and by the store's clock. They run one after the other
+        where the job does not overlap, else one each `pace`. Raises NotFound, and whatever `choose` raises.
+        """
+
+    def cancel(self, execution_id: UUID) -> Execution:
+        """Ends an execution that is not running yet; one that runs is aborted by its worker within seconds.
+
+        Raises NotFound, and Conflict for one that ended otherwise.
+        """
+
+
 class HistoryStore(Protocol):
     """What became of executions."""
+
+    def get(self, execution_id: UUID) -> Execution:
+        """Raises NotFound."""
 
     def list(self, job_id: UUID, query: ExecutionQuery) -> Page[Execution]:
         """Newest first. Raises NotFound if there never was such a job."""

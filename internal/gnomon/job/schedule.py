@@ -6,6 +6,7 @@ this module, and the bounds, mean the shifted moment.
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -111,6 +112,14 @@ def next_run_after(timing: Timing, after: datetime, *, shift: timedelta = timede
 def first_run(timing: Timing, now: datetime, *, shift: timedelta = timedelta(0)) -> datetime | None:
     """The first moment at or after `now`; for an interval without `starts_at`, not before one interval has passed."""
     return next_run_after(timing, now - TICK, shift=shift)
+
+
+def moments_from(timing: Timing, since: datetime, *, shift: timedelta = timedelta(0)) -> Iterator[datetime]:
+    """All moments at or after `since`, one after the other."""
+    moment = first_run(timing, since, shift=shift)
+    while moment is not None:
+        yield moment
+        moment = next_run_after(timing, moment, shift=shift)
 
 
 def parse_cron(text: str, *, timezone: str, anchor_at: datetime) -> Cron | Every:

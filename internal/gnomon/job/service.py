@@ -1,24 +1,44 @@
 """JobService: what the API, the CLI and the library ask for. Decides; the stores carry out."""
 
-from collections.abc import Mapping
-from datetime import datetime
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import islice, takewhile
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
-from gnomon.job.document import NAME, merge_patch, read_definition, write_definition
-from gnomon.job.errors import InvalidJob, NotFound, RevisionMismatch
-from gnomon.job.model import Definition, Execution, Job, JobStatus
-from gnomon.job.ports import ExecutionQuery, HistoryStore, JobChange, JobQuery, JobStore, NewJob, Page
-from gnomon.job.schedule import At, Cron, first_run, next_run_after
+from gnomon.job.document import NAME, merge_patch, parse_instant, read_definition, write_definition
+from gnomon.job.errors import Conflict, InvalidJob, NotFound, RevisionMismatch
+from gnomon.job.model import Action, Definition, Execution, Job, JobStatus
+from gnomon.job.ports import (
+    Event,
+    ExecutionQuery,
+    HistoryStore,
+    JobChange,
+    JobQuery,
+    JobStore,
+    NewJob,
+    Once,
+    Page,
+    Requested,
+    RunStore,
+)
+from gnomon.job.schedule import At, Cron, first_run, moments_from
 
 NAME_PREFIX = "name:"
+BACKFILL_LIMIT = 1_000
+# Of a job that may overlap itself: its targets were not built for a year of moments in one second.
+BACKFILL_PACE = timedelta(milliseconds=100)
+_REQUESTS = UUID("6f9d6b1e-3f0c-5b53-9c53-0d3a6f1f6b8e")  # a namespace of our own, for ids made of Idempotency-Keys
 
 
 class JobService:
     """Every call answers with values of job/model.py or raises an error of job/errors.py."""
 
-    def __init__(self, *, jobs: JobStore, history: HistoryStore) -> None:
+    def __init__(self, *, jobs: JobStore, runs: RunStore, history: HistoryStore) -> None:
         self._jobs = jobs
+        self._runs = runs
         self._history = history
 
     def create(self, document: Mapping[str, Any]) -> Job:
@@ -44,22 +64,78 @@ class JobService:
     def update(self, reference: str, patch: Mapping[str, Any], *, if_revision: int | None = None) -> Job:
         """Merges `patch` into the definition as a new revision; a patch that changes nothing makes none.
 
-        Raises InvalidJob, NotFound, NameTaken, and RevisionMismatch when the job is not at `if_revision`.
+        A job whose definition can't be read is mended by a patch that is a complete one. Raises InvalidJob, NotFound,
+        NameTaken, and RevisionMismatch when the job is not at `if_revision`.
         """
 
-        def decide(job: Job, now: datetime) -> JobChange:
+        def decide(job: Job, now: datetime) -> JobChange | None:
             _check_revision(job, if_revision)
-            merged = merge_patch(write_definition(job.definition, secrets=True), patch)
-            definition = read_definition(merged, now=now)
-            if definition.timing == job.definition.timing:
-                return JobChange(definition=definition, status=job.status, next_run=job.next_run)
-            return _rescheduled(job, definition, now)
+            present = {} if job.definition is None else write_definition(job.definition, secrets=True)
+            definition = read_definition(merge_patch(present, patch), now=now)
+            return None if definition == job.definition else _edited(job, definition, now)
 
         return self._jobs.update(self._id_of(reference), decide)
 
     def delete(self, reference: str) -> None:
         """Raises NotFound. Executions that run finish their attempt; what waits is cancelled."""
         self._jobs.delete(self._id_of(reference))
+
+    def pause(self, reference: str, *, reason: str | None = None, until: str | None = None) -> Job:
+        """No new moments; what has been created goes on. With `until` (RFC 3339) the job resumes by itself then.
+
+        Pausing a paused job changes its reason and its end. Raises InvalidJob, NotFound, and Conflict for a job without
+        further moments.
+        """
+        end = None if until is None else parse_instant(until, "/until")
+        return self._jobs.update(self._id_of(reference), lambda job, now: _paused(job, now, reason, end))
+
+    def resume(self, reference: str) -> Job:
+        """Goes on at the next moment from now; what passed meanwhile is not owed.
+
+        A running job is left as it is. Raises NotFound, and Conflict where no moment is left.
+        """
+        return self._jobs.update(self._id_of(reference), _resumed)
+
+    def run_now(self, reference: str, *, may_wait: bool = False, key: str | None = None) -> Requested:
+        """An execution beside the schedule, due at once; also of a job that is paused or complete.
+
+        The same `key` (an Idempotency-Key) again gives the same execution. Raises NotFound, KeyReused, and Overlapping
+        where the job allows no second execution now; with `may_wait` it waits its turn instead.
+        """
+        job_id = self._id_of(reference)
+        once = None if key is None else Once(key=key, fingerprint=_fingerprint("run", job_id, may_wait))
+        return self._runs.run(job_id, may_wait=may_wait, once=once)
+
+    def backfill(
+        self, reference: str, *, since: str, until: str, dry_run: bool = False, key: str | None = None
+    ) -> Sequence[datetime]:
+        """Executions for the past moments in [since, until] (RFC 3339) that have none, or none but a SKIPPED one.
+
+        Returns the moments; with `dry_run` nothing is created. Raises InvalidJob, also for more than 1,000 moments,
+        NotFound, and Conflict.
+        """
+        job_id = self._id_of(reference)
+        first, last = parse_instant(since, "/from"), parse_instant(until, "/to")
+        if last < first:
+            raise InvalidJob.at("/to", "must not be earlier than from")
+        return self._runs.backfill(
+            job_id,
+            lambda job, now: _past_moments(job, now, first, last),
+            request_id=uuid4() if key is None else uuid5(_REQUESTS, key),
+            pace=BACKFILL_PACE,
+            dry_run=dry_run,
+        )
+
+    def cancel(self, execution_id: str) -> Execution:
+        """Ends an execution, at once or, where it runs, within seconds. Cancelling it again changes nothing.
+
+        Raises NotFound, and Conflict for one that ended otherwise.
+        """
+        return self._runs.cancel(_parse_execution_id(execution_id))
+
+    def execution(self, execution_id: str) -> Execution:
+        """Raises NotFound."""
+        return self._history.get(_parse_execution_id(execution_id))
 
     def executions(self, reference: str, query: ExecutionQuery) -> Page[Execution]:
         """History of one job, newest first; that of a deleted job stays readable by its id. Raises NotFound."""
@@ -70,14 +146,99 @@ class JobService:
 
 
 def upcoming(job: Job, count: int) -> list[datetime]:
-    """The next `count` moments of a running job, the first being its `next_run`."""
-    moments: list[datetime] = []
-    moment = job.next_run
-    shift = job.definition.timing.shift(job.id)
-    while moment is not None and len(moments) < count:
-        moments.append(moment)
-        moment = next_run_after(job.definition.timing, moment, shift=shift)
+    """The next `count` moments of a job, the first being its `next_run`."""
+    if job.next_run is None or job.definition is None:
+        return []
+    timing = job.definition.timing
+    return list(islice(moments_from(timing, job.next_run, shift=timing.shift(job.id)), count))
+
+
+def _edited(job: Job, definition: Definition, now: datetime) -> JobChange:
+    """The books are closed at the old next_run: no moment before it is owed again, and none from it on is dropped."""
+    edit = JobChange(
+        definition=definition,
+        status=job.status,
+        next_run=job.next_run,
+        event=Event(action=Action.EDITED),
+        pause_reason=job.pause_reason,
+        paused_until=job.paused_until,
+    )
+    if job.definition is not None and definition.timing == job.definition.timing:
+        return edit
+    if job.status is JobStatus.STOPPED:
+        _first_run(job.id, definition, now, now)
+        next_run = None if job.paused_until is None else _moment_at_end(job.id, definition, job.paused_until)
+        return replace(edit, next_run=next_run)
+    since = min(job.next_run or now, now)
+    next_run = _first_run(job.id, definition, since, now)
+    event = Event(action=Action.EDITED, owed_from=since, owed_until=since)
+    return replace(edit, status=JobStatus.RUNNING, next_run=next_run, event=event)
+
+
+def _paused(job: Job, now: datetime, reason: str | None, until: datetime | None) -> JobChange | None:
+    if job.status is JobStatus.COMPLETED:
+        raise Conflict(f"job {job.id} is COMPLETED: it has no further moment that could be paused")
+    if job.status is JobStatus.STOPPED and (job.pause_reason, job.paused_until) == (reason, until):
+        return None
+    if until is not None and until <= now:
+        raise InvalidJob.at("/until", f"has passed: the database clock reads {now.isoformat()}")
+    next_run = None
+    if until is not None:
+        next_run = _moment_at_end(job.id, _readable(job), until)
+    owed_until = job.next_run if job.status is JobStatus.RUNNING else None
+    return JobChange(
+        definition=job.definition,
+        status=JobStatus.STOPPED,
+        next_run=next_run,
+        event=Event(action=Action.PAUSED, owed_until=owed_until, reason=reason),
+        pause_reason=reason,
+        paused_until=until,
+    )
+
+
+def _resumed(job: Job, now: datetime) -> JobChange | None:
+    if job.status is JobStatus.RUNNING:
+        return None
+    timing = _readable(job).timing
+    next_run = first_run(timing, now, shift=timing.shift(job.id))
+    if next_run is None:
+        raise Conflict(
+            f"the schedule of job {job.id} has no moment from now on: set a new execute_at or schedule, or run it now"
+        )
+    event = Event(action=Action.RESUMED, owed_from=now)
+    return JobChange(definition=job.definition, status=JobStatus.RUNNING, next_run=next_run, event=event)
+
+
+def _past_moments(job: Job, now: datetime, first: datetime, last: datetime) -> Sequence[datetime]:
+    """Those that the schedule does not owe any more: earlier than `next_run`, and not in the future."""
+    timing = _readable(job).timing
+    closed = now if job.next_run is None else min(now, job.next_run)
+    ahead = moments_from(timing, first, shift=timing.shift(job.id))
+    moments = list(islice(takewhile(lambda m: m <= last and m < closed, ahead), BACKFILL_LIMIT + 1))
+    if len(moments) > BACKFILL_LIMIT:
+        raise InvalidJob.at(
+            "/to", f"more than {BACKFILL_LIMIT} moments lie in between", "ask for a part of them at a time"
+        )
     return moments
+
+
+def _readable(job: Job) -> Definition:
+    if job.definition is None:
+        raise Conflict(f"the definition of job {job.id} can't be read ({job.unreadable}): edit the job to mend it")
+    return job.definition
+
+
+def _moment_at_end(job_id: UUID, definition: Definition, until: datetime) -> datetime:
+    """The first moment after a pause. Raises InvalidJob where there would be none."""
+    timing = definition.timing
+    moment = first_run(timing, until, shift=timing.shift(job_id))
+    if moment is None:
+        raise InvalidJob.at("/until", "the schedule has no moment after it", "pause without until, or until earlier")
+    return moment
+
+
+def _fingerprint(*parts: object) -> str:
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 
 def _parse_name(reference: str) -> str:
@@ -88,13 +249,25 @@ def _parse_name(reference: str) -> str:
 
 
 def _parse_id(reference: str) -> UUID:
-    try:
-        parsed = UUID(reference)
-    except ValueError:
-        parsed = None
-    if parsed is None or str(parsed) != reference.lower():
+    parsed = _uuid(reference)
+    if parsed is None:
         raise NotFound(f"no job {reference[:80]!r}: an id is a UUID, a name is written name:…")
     return parsed
+
+
+def _parse_execution_id(text: str) -> UUID:
+    parsed = _uuid(text)
+    if parsed is None:
+        raise NotFound(f"no execution {text[:80]!r}: an id is a UUID")
+    return parsed
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        parsed = UUID(text)
+    except ValueError:
+        return None
+    return parsed if str(parsed) == text.lower() else None
 
 
 def _check_revision(job: Job, if_revision: int | None) -> None:
@@ -102,16 +275,6 @@ def _check_revision(job: Job, if_revision: int | None) -> None:
         raise RevisionMismatch(
             f"job {job.id} is at revision {job.revision}, not {if_revision}: read it again and repeat the change"
         )
-
-
-def _rescheduled(job: Job, definition: Definition, now: datetime) -> JobChange:
-    """The books are closed at the old next_run: no moment before it is owed again, and none from it on is dropped."""
-    if job.status is JobStatus.STOPPED:
-        _first_run(job.id, definition, now, now)
-        return JobChange(definition=definition, status=job.status, next_run=None)
-    since = min(job.next_run or now, now)
-    next_run = _first_run(job.id, definition, since, now)
-    return JobChange(definition=definition, status=JobStatus.RUNNING, next_run=next_run)
 
 
 def _first_run(job_id: UUID, definition: Definition, since: datetime, now: datetime) -> datetime:

@@ -10,15 +10,15 @@ from sqlalchemy.exc import IntegrityError
 
 from gnomon.job.errors import InvalidJob
 from gnomon.job.ids import scheduled_id
-from gnomon.job.model import Misfire, MisfirePolicy, Overlap
+from gnomon.job.model import Misfire, MisfirePolicy, Overlap, State, Trigger
 from gnomon.job.plan import DueJob, Plan
 from gnomon.job.ports import Dispatched, Hold, Horizon, PlanBatch, Rescued
 from gnomon.storage.postgres import statements
+from gnomon.storage.postgres.births import Birth, insert_executions
 from gnomon.storage.postgres.engine import autocommit, translated
 from gnomon.storage.postgres.literals import json_rows, uuid_array
 from gnomon.storage.postgres.rows import read_timing
 
-Birth = dict[str, Any]
 AGAIN_AFTER_LOSS = "lost"
 
 
@@ -31,8 +31,9 @@ class PostgresDispatchStore:
         self._instance = instance
 
     def dispatch(self, decide: PlanBatch, *, limit: int) -> Dispatched:
-        """D. One transaction: due jobs are locked, planned, booked and advanced."""
+        """D. One transaction: pauses that are over end; due jobs are locked, planned, booked and advanced."""
         with translated(), self._engine.begin() as connection:
+            connection.execute(statements.RESUME, {"limit": limit})
             rows = connection.execute(statements.DUE, {"limit": limit}).all()
             if not rows:
                 return Dispatched(jobs=0, published={}, held={}, full=False, behind=False)
@@ -99,19 +100,16 @@ class PostgresDispatchStore:
     def _book(self, connection: Connection, plans: list[tuple[Row[Any], Plan | Hold]]) -> Mapping[str, Sequence[UUID]]:
         births = [birth for row, plan in plans if isinstance(plan, Plan) for birth in _births(row, plan)]
         skips = [birth for row, plan in plans if isinstance(plan, Plan) for birth in _skips(row, plan)]
-        created = _insert(connection, births, "PENDING")
+        created = _insert(connection, births, State.PENDING)
         refused = [birth for birth in births if birth["id"] not in created]
-        waiting = _insert(connection, [birth for birth in refused if birth["may_wait"]], "WAITING")
+        waiting = _insert(connection, [birth for birth in refused if birth["may_wait"]], State.WAITING)
         overlapping = [_overlap_skip(birth) for birth in refused if birth["id"] not in waiting]
-        _insert(connection, [*skips, *overlapping], "SKIPPED")
+        _insert(connection, [*skips, *overlapping], State.SKIPPED)
         return _by_queue((birth["queue"], birth["id"]) for birth in births if birth["id"] in created)
 
 
-def _insert(connection: Connection, births: Sequence[Birth], state: str) -> set[UUID]:
-    if not births:
-        return set()
-    parameters = {"rows": json_rows(births), "state": state, "slot": statements.PUBLISH_SLOT_SECONDS}
-    return set(connection.execute(statements.INSERT_EXECUTIONS, parameters).scalars())
+def _insert(connection: Connection, births: Sequence[Birth], state: State) -> set[UUID]:
+    return insert_executions(connection, births, state, trigger=Trigger.SCHEDULE, slot=statements.PUBLISH_SLOT_SECONDS)
 
 
 def _planned(rows: Sequence[Row[Any]], decide: PlanBatch) -> list[tuple[Row[Any], Plan | Hold]]:

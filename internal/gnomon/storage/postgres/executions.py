@@ -9,13 +9,12 @@ from uuid import UUID
 from sqlalchemy import Engine, TextClause
 from sqlalchemy.exc import DBAPIError
 
-from gnomon.job.document import read_definition
-from gnomon.job.errors import InvalidJob
 from gnomon.job.model import Definition
 from gnomon.job.ports import Claimed, Record, Token, Unrecordable
 from gnomon.storage.postgres import statements
 from gnomon.storage.postgres.engine import autocommit, is_passing, translated
 from gnomon.storage.postgres.literals import json_rows, json_tokens, uuid_array
+from gnomon.storage.postgres.rows import read_stored_definition
 
 log = logging.getLogger(__name__)
 
@@ -116,14 +115,14 @@ def _record_row(record: Record) -> dict[str, Any]:
 
 
 def _read(job_id: UUID, revision: int, document: Mapping[str, Any]) -> Definition | None:
-    try:
-        return read_definition(document)
-    except (InvalidJob, KeyError, TypeError, AttributeError, ValueError) as error:
-        log.error(  # noqa: TRY400 - the reason is the message; a trace would show the document
-            "job %s: revision %s can't be read (%s); its executions fail until it is edited",
-            job_id,
-            revision,
-            error if isinstance(error, InvalidJob) else type(error).__name__,
-            extra={"job_id": str(job_id)},
-        )
-        return None
+    definition = read_stored_definition(document)
+    if isinstance(definition, Definition):
+        return definition
+    log.error(
+        "job %s: revision %s can't be read (%s); its executions fail until it is edited",
+        job_id,
+        revision,
+        definition.reason,
+        extra={"job_id": str(job_id)},
+    )
+    return None

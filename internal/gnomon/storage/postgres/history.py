@@ -22,6 +22,11 @@ class PostgresHistoryStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = autocommit(engine)
 
+    def get(self, execution_id: UUID) -> Execution:
+        """With the attempts that did not end it."""
+        with translated(), self._engine.connect() as connection:
+            return read_execution(connection, execution_id)
+
     def list(self, job_id: UUID, query: ExecutionQuery) -> Page[Execution]:
         """Newest first, with the attempts that did not end them."""
         chosen = select(executions).where(executions.c.job_id == job_id)
@@ -44,6 +49,14 @@ class PostgresHistoryStore:
         with translated(), self._engine.connect() as connection:
             rows = connection.execute(statements.TALLIES).mappings().all()
         return [Tally(**row) for row in rows]
+
+
+def read_execution(connection: Connection, execution_id: UUID) -> Execution:
+    """Raises NotFound."""
+    row = connection.execute(select(executions).where(executions.c.id == execution_id)).first()
+    if row is None:
+        raise NotFound(f"no execution {execution_id}")
+    return _read_execution(row, _attempts(connection, [row.id])[row.id])
 
 
 def _require_job(connection: Connection, job_id: UUID) -> None:

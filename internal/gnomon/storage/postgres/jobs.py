@@ -10,22 +10,19 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import Text
 
-from gnomon.job.document import read_definition
 from gnomon.job.errors import NameTaken, NotFound
-from gnomon.job.model import Job, JobStatus
-from gnomon.job.ports import JobChange, JobQuery, NewJob, Page
-from gnomon.storage.postgres import statements
+from gnomon.job.model import Action, Definition, Job, JobStatus
+from gnomon.job.ports import Event, JobChange, JobQuery, NewJob, Page
 from gnomon.storage.postgres.cursors import read_cursor, write_cursor
 from gnomon.storage.postgres.engine import autocommit, translated
-from gnomon.storage.postgres.rows import definition_columns, definition_document
-from gnomon.storage.postgres.tables import executions, job_revisions, jobs
-
-NOTIFY = text(f"select pg_notify('{statements.WAKE_CHANNEL}', extract(epoch from cast(:at as timestamptz))::text)")
+from gnomon.storage.postgres.rows import Unreadable, definition_columns, definition_document, read_stored_definition
+from gnomon.storage.postgres.sessions import announce, database_clock
+from gnomon.storage.postgres.tables import executions, job_events, job_revisions, jobs
 
 # What runs finishes the attempt it is in: its row allows no other.
 DELETE = text("""
 with gone as (
-    update jobs set deleted_at = now(), updated_at = now(), status = 'STOPPED', next_run = null
+    update jobs set deleted_at = now(), updated_at = now(), status = 'STOPPED', next_run = null, paused_until = null
     where id = :id and deleted_at is null returning id
 ), cancelled as (
     update executions e set state = 'CANCELLED', finished_at = now() from gone
@@ -47,7 +44,8 @@ class PostgresJobStore:
     def create(self, prepare: Callable[[datetime], NewJob]) -> Job:
         """One transaction: the job, its first revision, and the announcement of its first moment."""
         with translated(), self._engine.begin() as connection:
-            new = prepare(_now(connection))
+            now = database_clock(connection)
+            new = prepare(now)
             try:
                 connection.execute(
                     insert(jobs).values(
@@ -61,7 +59,8 @@ class PostgresJobStore:
             except IntegrityError as error:
                 raise _name_taken(error, new.definition.name) from error
             _insert_revision(connection, new.id, 1, definition_document(new.definition))
-            _announce(connection, new.next_run)
+            _insert_event(connection, new.id, 1, Event(action=Action.CREATED, owed_from=now))
+            announce(connection, new.next_run)
             return _read_job(connection.execute(_select_jobs().where(jobs.c.id == new.id)).one())
 
     def get(self, job_id: UUID) -> Job:
@@ -87,49 +86,56 @@ class PostgresJobStore:
         more = len(rows) > query.limit
         return Page(items=items, cursor=write_cursor(items[-1].created_at, items[-1].id) if more else None)
 
-    def update(self, job_id: UUID, decide: Callable[[Job, datetime], JobChange]) -> Job:
+    def update(self, job_id: UUID, decide: Callable[[Job, datetime], JobChange | None]) -> Job:
         """One transaction under the job's row lock; dispatch passes over the job meanwhile."""
         with translated(), self._engine.begin() as connection:
-            lock = (
-                select(jobs.c.id)
-                .where(jobs.c.id == job_id, jobs.c.deleted_at.is_(None))
-                .with_for_update(key_share=True)
-            )
-            if connection.execute(lock).first() is None:
-                raise NotFound(f"no job {job_id}")
-            job = _one(connection, _select_jobs().where(jobs.c.id == job_id), f"no job {job_id}")
-            change = decide(job, _now(connection))
-            if change == JobChange(definition=job.definition, status=job.status, next_run=job.next_run):
+            job = locked_job(connection, job_id)
+            change = decide(job, database_clock(connection))
+            if change is None:
                 return job
-            self._write(connection, job, change)
-            _announce(connection, change.next_run)
+            _write(connection, job, change)
+            announce(connection, change.paused_until or change.next_run)
             return _read_job(connection.execute(_select_jobs().where(jobs.c.id == job_id)).one())
 
     def delete(self, job_id: UUID) -> None:
         """One transaction under the job's row lock, so that what a dispatch is creating meanwhile is cancelled too."""
         with translated(), self._engine.begin() as connection:
-            _lock(connection, job_id)
+            job = locked_job(connection, job_id)
+            owed_until = job.next_run if job.status is JobStatus.RUNNING else None
+            _insert_event(connection, job_id, job.revision, Event(action=Action.DELETED, owed_until=owed_until))
             connection.execute(DELETE, {"id": job_id})
 
-    def _write(self, connection: Connection, job: Job, change: JobChange) -> None:
-        revision = job.revision + 1
-        try:
-            connection.execute(
-                update(jobs)
-                .where(jobs.c.id == job.id)
-                .values(
-                    status=change.status.value,
-                    revision=revision,
-                    next_run=change.next_run,
-                    held_until=None,
-                    hold_reason=None,
-                    updated_at=func.now(),
-                    **definition_columns(change.definition),
-                )
-            )
-        except IntegrityError as error:
-            raise _name_taken(error, change.definition.name) from error
+
+def locked_job(connection: Connection, job_id: UUID) -> Job:
+    """The job; dispatch passes over it until the transaction ends. Raises NotFound."""
+    living = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.deleted_at.is_(None))
+    if connection.execute(living.with_for_update(key_share=True)).first() is None:
+        raise NotFound(f"no job {job_id}")
+    return _one(connection, _select_jobs().where(jobs.c.id == job_id), f"no job {job_id}")
+
+
+def _write(connection: Connection, job: Job, change: JobChange) -> None:
+    edited = change.definition is not None and change.definition != job.definition
+    revision = job.revision + 1 if edited else job.revision
+    values: dict[str, Any] = {
+        "status": change.status.value,
+        "revision": revision,
+        "next_run": change.next_run,
+        "held_until": None,
+        "hold_reason": None,
+        "pause_reason": change.pause_reason,
+        "paused_until": change.paused_until,
+        "updated_at": func.now(),
+    }
+    if change.definition is not None and edited:
+        values |= definition_columns(change.definition)
+    try:
+        connection.execute(update(jobs).where(jobs.c.id == job.id).values(values))
+    except IntegrityError as error:
+        raise _name_taken(error, values.get("name")) from error
+    if change.definition is not None and edited:
         _insert_revision(connection, job.id, revision, definition_document(change.definition))
+    _insert_event(connection, job.id, revision, change.event)
 
 
 def _select_jobs() -> Select[Any]:
@@ -150,6 +156,9 @@ def _select_jobs() -> Select[Any]:
     return (
         select(
             jobs.c.id,
+            jobs.c.name,
+            jobs.c.type,
+            jobs.c.tags,
             jobs.c.status,
             jobs.c.revision,
             jobs.c.next_run,
@@ -157,6 +166,8 @@ def _select_jobs() -> Select[Any]:
             jobs.c.updated_at,
             jobs.c.held_until,
             jobs.c.hold_reason,
+            jobs.c.pause_reason,
+            jobs.c.paused_until,
             job_revisions.c.definition,
             last.label("last_run"),
             active.c.worker.label("locked_by"),
@@ -181,9 +192,14 @@ def _filtered(chosen: Select[Any], query: JobQuery) -> Select[Any]:
 
 
 def _read_job(row: Row[Any]) -> Job:
+    stored = read_stored_definition(row.definition)
     return Job(
         id=row.id,
-        definition=read_definition(row.definition),
+        definition=stored if isinstance(stored, Definition) else None,
+        unreadable=stored.reason if isinstance(stored, Unreadable) else None,
+        name=row.name,
+        kind=row.type,
+        tags=tuple(row.tags),
         status=JobStatus(row.status),
         revision=row.revision,
         next_run=row.next_run,
@@ -191,6 +207,8 @@ def _read_job(row: Row[Any]) -> Job:
         updated_at=row.updated_at,
         held_until=row.held_until,
         hold_reason=row.hold_reason,
+        pause_reason=row.pause_reason,
+        paused_until=row.paused_until,
         last_run=row.last_run,
         locked_by=row.locked_by,
         locked_until=row.locked_until,
@@ -204,25 +222,21 @@ def _one(connection: Connection, chosen: Select[Any], missing: str) -> Job:
     return _read_job(row)
 
 
-def _lock(connection: Connection, job_id: UUID) -> None:
-    """Dispatch passes over the job until the transaction ends. Raises NotFound."""
-    living = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.deleted_at.is_(None))
-    if connection.execute(living.with_for_update(key_share=True)).first() is None:
-        raise NotFound(f"no job {job_id}")
-
-
-def _now(connection: Connection) -> datetime:
-    now: datetime = connection.execute(select(func.now())).scalar_one()
-    return now
-
-
 def _insert_revision(connection: Connection, job_id: UUID, revision: int, definition: dict[str, Any]) -> None:
     connection.execute(insert(job_revisions).values(job_id=job_id, revision=revision, definition=definition))
 
 
-def _announce(connection: Connection, next_run: datetime | None) -> None:
-    if next_run is not None:
-        connection.execute(NOTIFY, {"at": next_run})
+def _insert_event(connection: Connection, job_id: UUID, revision: int, event: Event) -> None:
+    connection.execute(
+        insert(job_events).values(
+            job_id=job_id,
+            action=event.action.value,
+            revision=revision,
+            owed_from=event.owed_from,
+            owed_until=event.owed_until,
+            reason=event.reason,
+        )
+    )
 
 
 def _name_taken(error: IntegrityError, name: str | None) -> Exception:

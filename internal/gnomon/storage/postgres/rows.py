@@ -1,10 +1,13 @@
 """Rows of the database as values of the courtyard, and back."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Row
 
-from gnomon.job.document import write_definition
+from gnomon.job.document import read_definition, write_definition
+from gnomon.job.errors import InvalidJob
 from gnomon.job.model import Definition
 from gnomon.job.schedule import At, Cron, Every, Schedule, Timing
 
@@ -25,6 +28,23 @@ def _read_schedule(row: Row[Any]) -> Schedule:
     if row.interval_seconds is not None:
         return Every(row.interval_seconds, row.anchor_at)
     return At(row.execute_at)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What is stored is no definition that this version knows. The reason shows nothing of it but names of fields."""
+
+    reason: str
+
+
+def read_stored_definition(document: Mapping[str, Any]) -> Definition | Unreadable:
+    """What `definition_document` made, maybe in another version, or by another hand."""
+    try:
+        return read_definition(document)
+    except InvalidJob as error:
+        return Unreadable(str(error))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return Unreadable(type(error).__name__)
 
 
 def definition_columns(definition: Definition) -> dict[str, Any]:

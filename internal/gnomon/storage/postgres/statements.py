@@ -37,21 +37,40 @@ union all
 select now() as now, * from behind
 """)
 
-# D3. `state` is PENDING, WAITING or SKIPPED. What a unique index refuses is left out of the answer.
+# D0. Pauses end by themselves at their `paused_until`: the first moment from then on was computed at the pause.
+RESUME: TextClause = text("""
+with pick as materialized (
+    select id, paused_until from jobs
+    where status = 'STOPPED' and paused_until <= now() and deleted_at is null
+    order by paused_until, id limit :limit for no key update skip locked
+), resumed as (
+    update jobs j set status = 'RUNNING', pause_reason = null, paused_until = null, updated_at = now()
+    from pick where j.id = pick.id
+    returning j.id, j.revision, pick.paused_until
+)
+insert into job_events (job_id, action, revision, owed_from)
+select id, 'RESUMED', revision, paused_until from resumed
+""")
+
+# D3, and executions that were asked for. `state` is PENDING, WAITING or SKIPPED. What a unique index refuses is left
+# out of the answer. Only D takes the first publish slot (`slot`) with the creation; the others are due for R1 at once.
 INSERT_EXECUTIONS: TextClause = text("""
 insert into executions (
     id, job_id, revision, kind, queue, scheduled_at, trigger, state, max_attempts, overlap, available_at,
     next_publish_at, publish_count, published_at, finished_at, error_code, skipped_count, skipped_until
 )
-select r.id, j.id, j.revision, j.type, j.queue, r.scheduled_at, 'SCHEDULE', :state, j.max_attempts,
-    case when r.serial and j.overlap <> 'allow' then 'serial' else j.overlap end, r.scheduled_at,
-    case when :state = 'PENDING' then now() + make_interval(secs => :slot) end,
-    case when :state = 'PENDING' then 1 else 0 end,
-    case when :state = 'PENDING' then now() end,
+select r.id, j.id, j.revision, j.type, j.queue, r.scheduled_at, :trigger, :state, j.max_attempts,
+    case when r.serial and j.overlap <> 'allow' then 'serial' else j.overlap end,
+    coalesce(r.available_at, r.scheduled_at),
+    case when :state = 'PENDING' then
+        coalesce(now() + make_interval(secs => :slot), r.available_at, r.scheduled_at) end,
+    case when :state = 'PENDING' and :slot is not null then 1 else 0 end,
+    case when :state = 'PENDING' and :slot is not null then now() end,
     case when :state = 'SKIPPED' then now() end,
     r.reason, coalesce(r.count, 0), r.until
 from json_to_recordset(cast(:rows as json)) as r (
-    id uuid, job_id uuid, scheduled_at timestamptz, serial boolean, reason text, count int, until timestamptz
+    id uuid, job_id uuid, scheduled_at timestamptz, available_at timestamptz, serial boolean, reason text, count int,
+    until timestamptz
 )
 join jobs j on j.id = r.job_id
 order by r.id
@@ -113,6 +132,7 @@ select now() as now, least(
     (select next_run from jobs
         where status = 'RUNNING' and next_run is not null and (held_until is null or held_until <= now())
         order by next_run limit 1),
+    (select min(paused_until) from jobs where status = 'STOPPED' and paused_until is not null),
     (select min(next_publish_at) from executions where state = 'PENDING')
 ) as at
 """)
@@ -173,7 +193,8 @@ join json_to_recordset(cast(:tokens as json)) as t (id uuid, attempt int) on e.i
 where e.state = 'RUNNING' and e.cancel_requested_at is not null
 """)
 
-# Of each job that has just ended an execution, the oldest that waits becomes due.
+# Of each job whose active execution has just ended, the oldest that waits becomes due. One that may overlap others is
+# not in anybody's way, so `ended` leaves it out: another may be active still.
 PROMOTED = """
 promoted as (
     update executions e set state = 'PENDING', available_at = now(), next_publish_at = now(), publish_count = 0
@@ -273,9 +294,9 @@ with pick as materialized (
         error_code = v.error_code, error_message = v.error_message,
         response_status = v.response_status, response_excerpt = v.response_excerpt
     from verdict v where e.id = v.id
-    returning e.id, e.job_id, e.kind, e.queue, e.state, e.available_at, v.seconds
+    returning e.id, e.job_id, e.kind, e.queue, e.state, e.overlap, e.available_at, v.seconds
 ), ended as (
-    select job_id from ended_or_pending where state <> 'PENDING'
+    select job_id from ended_or_pending where state <> 'PENDING' and overlap <> 'allow'
 ), kept as (
     insert into attempts (
         execution_id, attempt, worker, claimed_at, finished_at, outcome, error_code, error_message, response_status
@@ -287,6 +308,26 @@ with pick as materialized (
 select id from ended_or_pending
 union all
 select null from notified
+""")
+
+# What has not begun ends at once; the worker of one that runs asks for this mark. Only one that was the active one of
+# its job makes way for another.
+CANCEL: TextClause = text(f"""
+with pick as materialized (
+    select id, state from executions where id = :id for no key update
+), ended_or_pending as (
+    update executions e set
+        state = 'CANCELLED', finished_at = now(), cancel_requested_at = now(),
+        error_code = 'cancelled', error_message = 'cancelled on request'
+    from pick where e.id = pick.id and pick.state in ('WAITING', 'PENDING')
+    returning e.id, e.job_id, e.state, e.overlap, e.available_at, pick.state as old_state
+), asked as (
+    update executions e set cancel_requested_at = now()
+    from pick where e.id = pick.id and pick.state = 'RUNNING' and e.cancel_requested_at is null
+), ended as (
+    select job_id from ended_or_pending where old_state = 'PENDING' and overlap <> 'allow'
+), {PROMOTED}, {NOTIFIED}
+select count(*) from notified
 """)
 
 # After a lost reply: these were recorded before, by us.

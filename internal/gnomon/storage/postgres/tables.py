@@ -7,6 +7,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -48,6 +49,8 @@ jobs = Table(
     Column("next_run", Instant),
     Column("held_until", Instant),
     Column("hold_reason", Text),
+    Column("pause_reason", Text),
+    Column("paused_until", Instant),
     Column("created_at", Instant, nullable=False, server_default=text("now()")),
     Column("updated_at", Instant, nullable=False, server_default=text("now()")),
     Column("deleted_at", Instant),
@@ -61,6 +64,8 @@ jobs = Table(
         "id",
         postgresql_where=text("status = 'RUNNING' and next_run is not null"),
     ),
+    # pauses that end by themselves, and the wake-up time
+    Index("jobs_resume", "paused_until", postgresql_where=text("status = 'STOPPED' and paused_until is not null")),
     Index("jobs_name", "name", unique=True, postgresql_where=text("deleted_at is null")),
     # the list, newest first
     Index("jobs_newest", "created_at", "id", postgresql_where=text("deleted_at is null")),
@@ -75,6 +80,21 @@ job_revisions = Table(
     Column("definition", JSONB, nullable=False),
     Column("created_at", Instant, nullable=False, server_default=text("now()")),
     ForeignKeyConstraint(["job_id"], ["jobs.id"], name="job_revisions_job", ondelete="CASCADE"),
+)
+
+# The audit trail: what was done to a job, and from when until when its schedule owes moments.
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("job_id", Uuid, nullable=False),
+    Column("at", Instant, nullable=False, server_default=text("now()")),
+    Column("action", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("owed_from", Instant),
+    Column("owed_until", Instant),
+    Column("reason", Text),
+    Index("job_events_of_job", "job_id", "id"),
 )
 
 executions = Table(
@@ -173,4 +193,17 @@ tallies = Table(
     Column("count", BigInteger, nullable=False),
     Column("duration_sum", Double, nullable=False),
     Column("duration_buckets", ARRAY(BigInteger), nullable=False),
+)
+
+# Which resource a request with an Idempotency-Key made. Written in the transaction of the effect.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("principal", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("resource_id", Uuid, nullable=False),
+    Column("created_at", Instant, nullable=False, server_default=text("now()")),
+    Column("expires_at", Instant, nullable=False),
+    Index("idempotency_keys_expiry", "expires_at"),
 )

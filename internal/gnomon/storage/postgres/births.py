@@ -1,0 +1,24 @@
+"""New executions: rows for INSERT_EXECUTIONS."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from gnomon.job.model import State, Trigger
+from gnomon.storage.postgres import statements
+from gnomon.storage.postgres.literals import json_rows
+
+# id, job_id and scheduled_at; `serial` for those that run one at a time; what else INSERT_EXECUTIONS reads.
+Birth = dict[str, Any]
+
+
+def insert_executions(
+    connection: Connection, births: Sequence[Birth], state: State, *, trigger: Trigger, slot: int | None
+) -> set[UUID]:
+    """Creates what no unique index refuses, and returns its ids. `slot`: seconds of the first publish slot."""
+    if not births:
+        return set()
+    parameters = {"rows": json_rows(births), "state": state.value, "trigger": trigger.value, "slot": slot}
+    return set(connection.execute(statements.INSERT_EXECUTIONS, parameters).scalars())

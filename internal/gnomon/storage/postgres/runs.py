@@ -1,0 +1,158 @@
+"""RunStore on Postgres: executions that people ask for, or no longer want."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, Row, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from gnomon.job.errors import Conflict, KeyReused, NotFound, Overlapping
+from gnomon.job.ids import backfill_id, id_bounds, manual_id
+from gnomon.job.model import Execution, Job, State, Trigger
+from gnomon.job.ports import Once, Requested
+from gnomon.storage.postgres import statements
+from gnomon.storage.postgres.births import insert_executions
+from gnomon.storage.postgres.engine import translated
+from gnomon.storage.postgres.history import read_execution
+from gnomon.storage.postgres.jobs import locked_job
+from gnomon.storage.postgres.sessions import announce, database_clock
+from gnomon.storage.postgres.tables import executions, idempotency_keys, jobs
+
+KEPT = timedelta(hours=24)
+ANYBODY = ""  # keys belong to whoever asks; there are no accounts yet
+
+
+class PostgresRunStore:
+    """RunStore on Postgres. Each verb holds its job's row lock, so that no dispatch is in between."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def run(self, job_id: UUID, *, may_wait: bool, once: Once | None) -> Requested:
+        """The key is written with the execution, or not at all."""
+        with translated(), self._engine.begin() as connection:
+            if once is not None and (known := _known(connection, once)) is not None:
+                return Requested(execution=read_execution(connection, known), replayed=True)
+            job = locked_job(connection, job_id)
+            if once is not None and (known := _known(connection, once)) is not None:  # a twin was quicker
+                return Requested(execution=read_execution(connection, known), replayed=True)
+            execution_id = _create_manual(connection, job, may_wait=may_wait)
+            if once is not None:
+                _remember(connection, once, execution_id)
+            return Requested(execution=read_execution(connection, execution_id), replayed=False)
+
+    def backfill(
+        self,
+        job_id: UUID,
+        choose: Callable[[Job, datetime], Sequence[datetime]],
+        *,
+        request_id: UUID,
+        pace: timedelta,
+        dry_run: bool,
+    ) -> Sequence[datetime]:
+        """The first is due at once; which others wait for it is for the unique indexes to say."""
+        with translated(), self._engine.begin() as connection:
+            job = locked_job(connection, job_id)
+            now = database_clock(connection)
+            chosen = choose(job, now)
+            booked = _booked(connection, job_id, chosen)
+            moments = [moment for moment in chosen if moment not in booked]
+            if moments and not dry_run:
+                births = [
+                    {
+                        "id": backfill_id(request_id, job_id, moment),
+                        "job_id": job_id,
+                        "scheduled_at": moment,
+                        "available_at": now + pace * number,
+                        "serial": True,
+                    }
+                    for number, moment in enumerate(moments)
+                ]
+                created = insert_executions(connection, births, State.PENDING, trigger=Trigger.BACKFILL, slot=None)
+                refused = [birth for birth in births if birth["id"] not in created]
+                insert_executions(connection, refused, State.WAITING, trigger=Trigger.BACKFILL, slot=None)
+                announce(connection, now)
+            return moments
+
+    def cancel(self, execution_id: UUID) -> Execution:
+        """One statement under the row lock of the job, which may be deleted already."""
+        with translated(), self._engine.begin() as connection:
+            _lock_job_of(connection, execution_id)
+            connection.execute(statements.CANCEL, {"id": execution_id})
+            execution = read_execution(connection, execution_id)
+            if execution.state.final and execution.state is not State.CANCELLED:
+                raise Conflict(f"execution {execution_id} is {execution.state}: there is nothing left to cancel")
+            return execution
+
+
+def _create_manual(connection: Connection, job: Job, *, may_wait: bool) -> UUID:
+    now = database_clock(connection)
+    execution_id = manual_id(now)
+    birth = {"id": execution_id, "job_id": job.id, "scheduled_at": now, "serial": False}
+    if insert_executions(connection, [birth], State.PENDING, trigger=Trigger.MANUAL, slot=None):
+        announce(connection, now)
+    elif may_wait:
+        insert_executions(connection, [{**birth, "serial": True}], State.WAITING, trigger=Trigger.MANUAL, slot=None)
+    else:
+        active = _active(connection, job.id)
+        what = "an execution" if active is None else f"execution {active.id} ({active.state})"
+        raise Overlapping(
+            f"job {job.id} does not overlap and has {what} unfinished: wait for it, cancel it, or ask with queue=true"
+        )
+    return execution_id
+
+
+def _active(connection: Connection, job_id: UUID) -> Row[Any, Any] | None:
+    unfinished = executions.c.state.in_([State.PENDING.value, State.RUNNING.value])
+    chosen = select(executions.c.id, executions.c.state).where(executions.c.job_id == job_id, unfinished)
+    return connection.execute(chosen.where(executions.c.overlap != "allow")).first()
+
+
+def _booked(connection: Connection, job_id: UUID, moments: Sequence[datetime]) -> set[datetime]:
+    """Which of the moments have an execution that was not skipped."""
+    if not moments:
+        return set()
+    chosen = select(executions.c.scheduled_at).where(
+        executions.c.job_id == job_id,
+        executions.c.id.between(*id_bounds(moments[0], moments[-1])),
+        executions.c.trigger.in_([Trigger.SCHEDULE.value, Trigger.BACKFILL.value]),
+        executions.c.state != State.SKIPPED.value,
+    )
+    return set(connection.execute(chosen).scalars())
+
+
+def _lock_job_of(connection: Connection, execution_id: UUID) -> None:
+    its_job = select(executions.c.job_id).where(executions.c.id == execution_id).scalar_subquery()
+    lock = select(jobs.c.id).where(jobs.c.id == its_job).with_for_update(key_share=True)
+    if connection.execute(lock).first() is None:
+        raise NotFound(f"no execution {execution_id}")
+
+
+def _known(connection: Connection, once: Once) -> UUID | None:
+    """The resource that an earlier request with this key made. Raises KeyReused."""
+    keys = idempotency_keys.c
+    chosen = select(keys.fingerprint, keys.resource_id).where(
+        keys.principal == ANYBODY, keys.key == once.key, keys.expires_at > func.now()
+    )
+    row = connection.execute(chosen).first()
+    if row is None:
+        return None
+    if row.fingerprint != once.fingerprint:
+        raise _reused(once)
+    known: UUID = row.resource_id
+    return known
+
+
+def _reused(once: Once) -> KeyReused:
+    return KeyReused(f"the Idempotency-Key {once.key[:80]!r} came with another request before: use a new one")
+
+
+def _remember(connection: Connection, once: Once, resource_id: UUID) -> None:
+    values = {"fingerprint": once.fingerprint, "resource_id": resource_id, "expires_at": func.now() + KEPT}
+    new = insert(idempotency_keys).values(principal=ANYBODY, key=once.key, **values)
+    expired = idempotency_keys.c.expires_at <= func.now()
+    kept = new.on_conflict_do_update(index_elements=["principal", "key"], set_=values, where=expired)
+    if connection.execute(kept.returning(idempotency_keys.c.key)).first() is None:  # a twin for another job
+        raise _reused(once)

@@ -1,0 +1,436 @@
+"""Run now, backfill, pause, resume and cancel: what each leaves in the books."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from support.books import unbalanced_moments
+from support.world import World, record, token
+
+from gnomon.job.errors import Conflict, InvalidJob, KeyReused, NotFound, Overlapping
+from gnomon.job.model import Execution, Job, JobStatus, State, Trigger
+
+FAR = "2100-01-01T00:00:00Z"
+
+
+def state_of(world: World, execution: Execution) -> State:
+    return world.history.get(execution.id).state
+
+
+def running(world: World, job: Job) -> Execution:
+    """The job's execution, claimed."""
+    (claimed,) = world.claim(world.dispatched())
+    return world.history.get(claimed.id)
+
+
+def events(world: World, job: Job) -> list[tuple[Any, ...]]:
+    rows = world.sql(
+        "select action, revision, owed_from, owed_until, reason from job_events where job_id = :id order by id",
+        id=job.id,
+    )
+    return [tuple(row) for row in rows]
+
+
+class TestRunNow:
+    def test_execution_is_due_at_once_beside_the_schedule(self, world: World) -> None:
+        job = world.create()
+        asked = world.service.run_now(str(job.id))
+        assert (asked.execution.trigger, asked.execution.state, asked.replayed) == (
+            Trigger.MANUAL,
+            State.PENDING,
+            False,
+        )
+        assert world.dispatch.republish(limit=10) == {"io": [asked.execution.id]}
+        assert world.service.get(str(job.id)).next_run == job.next_run
+
+    @pytest.mark.parametrize("overlap", ["skip", "queue"])
+    def test_unfinished_execution_is_in_the_way_and_named(self, world: World, overlap: str) -> None:
+        job = world.due(overlap=overlap)
+        active = running(world, job)
+        with pytest.raises(Overlapping, match=str(active.id)):
+            world.service.run_now(str(job.id))
+        assert len(world.history_of(job)) == 1
+
+    @pytest.mark.parametrize("overlap", ["skip", "queue"])
+    def test_asked_to_wait_it_runs_when_the_unfinished_one_has_ended(self, world: World, overlap: str) -> None:
+        job = world.due(overlap=overlap)
+        (claimed,) = world.claim(world.dispatched())
+        asked = [world.service.run_now(str(job.id), may_wait=True).execution for _ in range(2)]
+        assert [state_of(world, one) for one in asked] == [State.WAITING, State.WAITING]
+        world.executions.record([record(claimed)])
+        assert sorted(state_of(world, one) for one in asked) == [State.PENDING, State.WAITING]
+
+    def test_job_that_may_overlap_itself_runs_at_once(self, world: World) -> None:
+        job = world.due(overlap="allow")
+        running(world, job)
+        assert world.service.run_now(str(job.id)).execution.state is State.PENDING
+
+    def test_paused_and_completed_jobs_can_be_run(self, world: World) -> None:
+        paused, once = world.create(), world.create(interval_seconds=None, delay_seconds=0)
+        world.service.pause(str(paused.id))
+        (ran,) = world.claim(world.dispatched())
+        world.executions.record([record(ran)])
+        assert world.service.get(str(once.id)).status is JobStatus.COMPLETED
+        for job in (paused, once):
+            assert world.service.run_now(str(job.id)).execution.state is State.PENDING
+
+    def test_same_key_again_gives_the_same_execution(self, world: World) -> None:
+        job = world.create(overlap="allow")
+        first = world.service.run_now(str(job.id), key="click")
+        again = world.service.run_now(str(job.id), key="click")
+        assert (again.execution.id, again.replayed) == (first.execution.id, True)
+        assert world.service.run_now(str(job.id), key="other").execution.id != first.execution.id
+
+    def test_key_of_another_request_is_refused(self, world: World) -> None:
+        job, other = world.create(), world.create()
+        world.service.run_now(str(job.id), key="click")
+        with pytest.raises(KeyReused, match="click"):
+            world.service.run_now(str(other.id), key="click")
+        assert world.history_of(other) == []
+
+    def test_key_is_free_again_after_a_day(self, world: World) -> None:
+        job = world.create(overlap="allow")
+        first = world.service.run_now(str(job.id), key="click")
+        world.sql("update idempotency_keys set expires_at = now() - interval '1 second'")
+        assert world.service.run_now(str(job.id), key="click").execution.id != first.execution.id
+
+    def test_refused_request_does_not_use_up_its_key(self, world: World) -> None:
+        job = world.due()
+        (claimed,) = world.claim(world.dispatched())
+        with pytest.raises(Overlapping):
+            world.service.run_now(str(job.id), key="click")
+        world.executions.record([record(claimed)])
+        assert not world.service.run_now(str(job.id), key="click").replayed
+
+    def test_twenty_clicks_at_once_are_one_execution(self, world: World) -> None:
+        job = world.create(overlap="allow")
+        seen: list[UUID] = []
+        clicks = [
+            threading.Thread(target=lambda: seen.append(world.service.run_now(str(job.id), key="k").execution.id))
+            for _ in range(20)
+        ]
+        for click in clicks:
+            click.start()
+        for click in clicks:
+            click.join()
+        assert len(seen) == 20
+        assert len(set(seen)) == len(world.history_of(job)) == 1
+
+    def test_deleted_job_can_not_be_run(self, world: World) -> None:
+        job = world.create()
+        world.service.delete(str(job.id))
+        with pytest.raises(NotFound):
+            world.service.run_now(str(job.id))
+
+
+class TestPause:
+    def test_paused_job_gets_no_executions_and_says_why(self, world: World) -> None:
+        job = world.create(interval_seconds=60)
+        paused = world.service.pause(str(job.id), reason="the target moves")
+        assert (paused.status, paused.next_run, paused.pause_reason) == (JobStatus.STOPPED, None, "the target moves")
+        assert paused.revision == job.revision
+        assert events(world, job)[1:] == [("PAUSED", 1, None, job.next_run, "the target moves")]
+        assert unbalanced_moments(world, job.id) == {}
+
+    def test_what_was_created_before_goes_on(self, world: World) -> None:
+        job = world.due()
+        ids = world.dispatched()
+        world.service.pause(str(job.id))
+        assert len(world.claim(ids)) == 1
+
+    def test_resumed_job_goes_on_at_the_next_moment_and_owes_nothing_of_the_pause(self, world: World) -> None:
+        job = world.create(interval_seconds=1)
+        world.service.pause(str(job.id))
+        world.sql("select pg_sleep(1.1)")
+        resumed = world.service.resume(str(job.id))
+        assert resumed.status is JobStatus.RUNNING
+        assert resumed.pause_reason is None
+        assert world.one("select next_run > updated_at and next_run <= updated_at + interval '1 second' from jobs")
+        assert world.dispatched() == []
+        assert unbalanced_moments(world, job.id) == {}
+
+    def test_pause_ends_by_itself(self, world: World) -> None:
+        job = world.create(interval_seconds=1)
+        end = world.one("select now() + interval '1.5 seconds'")
+        paused = world.service.pause(str(job.id), until=end.isoformat())
+        assert paused.paused_until == end
+        assert paused.next_run is not None
+        assert paused.next_run >= end
+        assert world.dispatch.horizon().at == end
+        world.sql("select pg_sleep(extract(epoch from :end - now()))", end=paused.next_run)
+        assert len(world.dispatched()) == 1
+        resumed = world.service.get(str(job.id))
+        assert (resumed.status, resumed.paused_until) == (JobStatus.RUNNING, None)
+        assert events(world, job)[-1] == ("RESUMED", 1, end, None, None)
+        assert unbalanced_moments(world, job.id) == {}
+
+    def test_pausing_again_changes_the_reason_and_the_end(self, world: World) -> None:
+        job = world.create()
+        world.service.pause(str(job.id), reason="one", until=FAR)
+        again = world.service.pause(str(job.id), reason="two")
+        assert (again.pause_reason, again.paused_until, again.next_run) == ("two", None, None)
+        world.service.pause(str(job.id), reason="two")
+        assert [event[0] for event in events(world, job)] == ["CREATED", "PAUSED", "PAUSED"]
+        assert unbalanced_moments(world, job.id) == {}
+
+    def test_edit_of_a_paused_job_holds_after_the_pause(self, world: World) -> None:
+        job = world.create(cron_schedule="0 0 * * *")
+        world.service.pause(str(job.id), until=FAR)
+        edited = world.service.update(str(job.id), {"cron_schedule": "0 12 * * *"})
+        assert (edited.status, edited.next_run) == (JobStatus.STOPPED, datetime(2100, 1, 1, 12, tzinfo=UTC))
+
+    @pytest.mark.parametrize(
+        ("until", "why"),
+        [("2020-01-01T00:00:00Z", "has passed"), ("2100-01-01T00:00:00", "offset"), ("soon", "RFC 3339")],
+    )
+    def test_end_that_makes_no_sense_is_refused(self, world: World, until: str, why: str) -> None:
+        job = world.create()
+        with pytest.raises(InvalidJob, match=why) as raised:
+            world.service.pause(str(job.id), until=until)
+        assert raised.value.errors[0].pointer == "/until"
+        assert world.service.get(str(job.id)).status is JobStatus.RUNNING
+
+    def test_one_off_can_not_be_paused_beyond_its_moment(self, world: World) -> None:
+        job = world.create(execute_at="2090-01-01T00:00:00Z")
+        with pytest.raises(InvalidJob, match="no moment after"):
+            world.service.pause(str(job.id), until=FAR)
+
+    def test_one_off_whose_moment_has_passed_can_not_be_resumed(self, world: World) -> None:
+        job = world.create(delay_seconds=0.05)
+        world.service.pause(str(job.id))
+        world.sql("select pg_sleep(0.1)")
+        with pytest.raises(Conflict, match="execute_at"):
+            world.service.resume(str(job.id))
+        assert world.history_of(job) == []
+        assert unbalanced_moments(world, job.id) == {}
+
+    def test_completed_job_has_nothing_to_pause_or_to_resume(self, world: World) -> None:
+        job = world.create(delay_seconds=0)
+        world.dispatched()
+        with pytest.raises(Conflict, match="COMPLETED"):
+            world.service.pause(str(job.id))
+        with pytest.raises(Conflict, match="no moment"):
+            world.service.resume(str(job.id))
+
+    def test_new_schedule_makes_a_completed_job_run_again(self, world: World) -> None:
+        job = world.create(delay_seconds=0)
+        world.dispatched()
+        edited = world.service.update(str(job.id), {"interval_seconds": 3600})
+        assert edited.status is JobStatus.RUNNING
+        assert unbalanced_moments(world, job.id) == {}
+
+
+class TestBackfill:
+    @staticmethod
+    def missed(world: World, **more: Any) -> tuple[Job, list[datetime]]:
+        """An hourly job that skipped its first four moments, and these."""
+        job = world.create(cron_schedule="0 * * * *", misfire={"policy": "skip"}, **more)
+        hour = world.one("select date_trunc('hour', now())")
+        moments = [hour - timedelta(hours=number) for number in (4, 3, 2, 1)]
+        world.sql("update jobs set next_run = :first where id = :id", first=moments[0], id=job.id)
+        world.dispatched()
+        return job, moments
+
+    def backfill(self, world: World, job: Job, moments: list[datetime], **more: Any) -> list[datetime]:
+        since, until = moments[0].isoformat(), moments[-1].isoformat()
+        return list(world.service.backfill(str(job.id), since=since, until=until, **more))
+
+    def test_dry_run_tells_what_would_run_and_creates_nothing(self, world: World) -> None:
+        job, moments = self.missed(world)
+        before = world.states_of(job)
+        assert self.backfill(world, job, moments, dry_run=True) == moments
+        assert world.states_of(job) == before
+
+    def test_skipped_moments_run_one_after_the_other_oldest_first(self, world: World) -> None:
+        job, moments = self.missed(world)
+        assert self.backfill(world, job, moments) == moments
+        ran = []
+        while due := world.dispatch.republish(limit=10):
+            (claimed,) = world.claim(due["io"])
+            ran.append(claimed.scheduled_at)
+            world.executions.record([record(claimed)])
+        assert ran == moments
+        made = [execution for execution in world.history_of(job) if execution.trigger is Trigger.BACKFILL]
+        assert {execution.state for execution in made} == {State.SUCCEEDED}
+
+    def test_moments_of_a_job_that_may_overlap_are_paced(self, world: World) -> None:
+        job, moments = self.missed(world, overlap="allow")
+        self.backfill(world, job, moments)
+        rows = world.sql("select state, available_at from executions where trigger = 'BACKFILL' order by scheduled_at")
+        assert {row.state for row in rows} == {"PENDING"}
+        steps = [later.available_at - row.available_at for row, later in pairwise(rows)]
+        assert steps == [timedelta(milliseconds=100)] * 3
+
+    def test_moment_that_has_an_execution_is_left_alone(self, world: World) -> None:
+        job, moments = self.missed(world)
+        assert self.backfill(world, job, moments[:2]) == moments[:2]
+        assert self.backfill(world, job, moments) == moments[2:]
+        assert self.backfill(world, job, moments) == []
+
+    def test_repeated_request_has_no_second_effect(self, world: World) -> None:
+        job, moments = self.missed(world)
+        self.backfill(world, job, moments, key="mend")
+        self.backfill(world, job, moments, key="mend")
+        assert world.one("select count(*) from executions where trigger = 'BACKFILL'") == 4
+
+    def test_what_the_schedule_still_owes_is_not_made_up_for(self, world: World) -> None:
+        job = world.create(interval_seconds=60)
+        assert self.backfill(world, job, [job.created_at, job.created_at + timedelta(hours=5)]) == []
+
+    @pytest.mark.parametrize(
+        ("since", "until", "pointer"),
+        [
+            ("2026-01-02T00:00:00Z", "2026-01-01T00:00:00Z", "/to"),
+            ("2026-01-01", "2026-01-01T00:00:00Z", "/from"),
+            ("2020-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "/to"),
+        ],
+        ids=["backwards", "no offset", "too many"],
+    )
+    def test_range_that_makes_no_sense_is_refused(self, world: World, since: str, until: str, pointer: str) -> None:
+        job = world.create(cron_schedule="* * * * *")
+        with pytest.raises(InvalidJob) as raised:
+            world.service.backfill(str(job.id), since=since, until=until)
+        assert raised.value.errors[0].pointer == pointer
+
+
+class TestCancel:
+    def test_pending_execution_ends_at_once_and_is_not_claimed(self, world: World) -> None:
+        job = world.due()
+        ids = world.dispatched()
+        cancelled = world.service.cancel(str(ids[0]))
+        assert (cancelled.state, cancelled.error_code) == (State.CANCELLED, "cancelled")
+        assert world.claim(ids) == []
+        assert unbalanced_moments(world, job.id, since=job.created_at) == {}
+
+    def test_running_execution_is_marked_for_its_worker_and_not_tried_again(self, world: World) -> None:
+        world.due()
+        (claimed,) = world.claim(world.dispatched())
+        assert world.service.cancel(str(claimed.id)).state is State.RUNNING
+        assert world.executions.cancel_requested([token(claimed)]) == {claimed.id}
+        world.executions.record([record(claimed, State.PENDING)])
+        assert world.history.get(claimed.id).state is State.CANCELLED
+
+    def test_success_that_was_quicker_stays_a_success(self, world: World) -> None:
+        world.due()
+        (claimed,) = world.claim(world.dispatched())
+        world.service.cancel(str(claimed.id))
+        world.executions.record([record(claimed)])
+        assert world.history.get(claimed.id).state is State.SUCCEEDED
+
+    def test_cancelling_twice_changes_nothing(self, world: World) -> None:
+        world.due()
+        (execution_id,) = world.dispatched()
+        first = world.service.cancel(str(execution_id))
+        assert world.service.cancel(str(execution_id)) == first
+
+    def test_ended_execution_is_a_conflict_that_says_how_it_ended(self, world: World) -> None:
+        world.due()
+        (claimed,) = world.claim(world.dispatched())
+        world.executions.record([record(claimed)])
+        with pytest.raises(Conflict, match="SUCCEEDED"):
+            world.service.cancel(str(claimed.id))
+
+    def test_cancelled_execution_makes_way_for_the_one_that_waits(self, world: World) -> None:
+        job = world.due(overlap="queue")
+        (active,) = world.dispatched()
+        waiting = world.service.run_now(str(job.id), may_wait=True).execution
+        world.service.cancel(str(active))
+        assert state_of(world, waiting) is State.PENDING
+
+    def test_cancelled_waiting_one_lets_nobody_pass_the_active_one(self, world: World) -> None:
+        job = world.due(overlap="queue")
+        (active,) = world.claim(world.dispatched())
+        first, second = (world.service.run_now(str(job.id), may_wait=True).execution for _ in range(2))
+        world.service.cancel(str(first.id))
+        assert state_of(world, second) is State.WAITING
+        world.executions.record([record(active)])
+        assert state_of(world, second) is State.PENDING
+
+    def test_execution_of_a_deleted_job_can_be_cancelled(self, world: World) -> None:
+        job = world.due()
+        (claimed,) = world.claim(world.dispatched())
+        world.service.delete(str(job.id))
+        assert world.service.cancel(str(claimed.id)).cancel_requested_at is not None
+
+    @pytest.mark.parametrize("unknown", [str(uuid4()), "nonsense"])
+    def test_unknown_execution_is_not_found(self, world: World, unknown: str) -> None:
+        for ask in (world.service.cancel, world.service.execution):
+            with pytest.raises(NotFound, match=unknown):
+                ask(unknown)
+
+
+def test_end_of_an_overlapping_execution_does_not_push_the_active_one_aside(world: World) -> None:
+    """A job whose policy was changed from `allow`: its old executions are in nobody's way, and make way for nobody."""
+    job = world.due(overlap="allow")
+    (old,) = world.claim(world.dispatched())
+    world.service.update(str(job.id), {"overlap": "queue"})
+    (active,) = world.claim([world.service.run_now(str(job.id)).execution.id])
+    waiting = world.service.run_now(str(job.id), may_wait=True).execution
+    assert world.executions.record([record(old)]) == {old.id}
+    assert state_of(world, waiting) is State.WAITING
+    world.executions.record([record(active)])
+    assert state_of(world, waiting) is State.PENDING
+
+
+def test_trail_of_a_job_tells_what_was_done_and_what_it_owed(world: World) -> None:
+    job = world.create(interval_seconds=3600)
+    world.service.update(str(job.id), {"tags": ["a"]})
+    edited = world.service.update(str(job.id), {"interval_seconds": 60})
+    world.service.pause(str(job.id))
+    world.service.resume(str(job.id))
+    last = world.service.get(str(job.id)).next_run
+    world.service.delete(str(job.id))
+    trail = events(world, job)
+    assert [(action, revision) for action, revision, *_ in trail] == [
+        ("CREATED", 1),
+        ("EDITED", 2),
+        ("EDITED", 3),
+        ("PAUSED", 3),
+        ("RESUMED", 3),
+        ("DELETED", 3),
+    ]
+    assert trail[1][2:4] == (None, None)
+    assert trail[2][2] == trail[2][3] == edited.updated_at
+    assert trail[-1][3] == last
+    assert unbalanced_moments(world, job.id) == {}
+
+
+class TestUnreadableDefinition:
+    @staticmethod
+    def broken(world: World) -> Job:
+        job = world.create(name="broken", tags=["a"])
+        world.sql('update job_revisions set definition = \'{"type": "FAX"}\' where job_id = :id', id=job.id)
+        return job
+
+    def test_job_is_listed_with_the_reason(self, world: World) -> None:
+        job, other = self.broken(world), world.create()
+        listed = {one.id: one for one in world.service.list(_all()).items}
+        assert listed.keys() == {job.id, other.id}
+        read = listed[job.id]
+        assert (read.definition, read.name, read.kind, read.tags) == (None, "broken", "HTTP", ("a",))
+        assert "FAX" in (read.unreadable or "")
+
+    def test_job_is_mended_by_a_complete_definition(self, world: World) -> None:
+        job = self.broken(world)
+        with pytest.raises(InvalidJob):
+            world.service.update(str(job.id), {"tags": ["b"]})
+        whole = {"type": "HTTP", "http_job": {"url": "http://a.example/"}, "interval_seconds": 60}
+        mended = world.service.update(str(job.id), whole)
+        assert mended.unreadable is None
+        assert mended.definition is not None
+
+    def test_job_can_be_paused_and_deleted_but_not_resumed(self, world: World) -> None:
+        job = self.broken(world)
+        assert world.service.pause(str(job.id)).status is JobStatus.STOPPED
+        with pytest.raises(Conflict, match="can't be read"):
+            world.service.resume(str(job.id))
+        world.service.delete(str(job.id))
+
+
+def _all() -> Any:
+    from gnomon.job.ports import JobQuery
+
+    return JobQuery()
