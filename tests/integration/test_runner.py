@@ -1,27 +1,35 @@
 """The worker's heart, without a broker: ids go in, calls reach a real target, outcomes reach a real database."""
 
 import asyncio
+import contextlib
+import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from uuid import UUID
+from typing import TypeVar
+from uuid import UUID, uuid4
 
 import pytest
 import uvloop
 from servers.target import Target, answer, hang, raw
 from support.cluster import wait_until
-from support.world import World
+from support.world import World, token
 
 from gnomon.embedded.postgres import EmbeddedPostgres
 from gnomon.job.address import EgressPolicy
-from gnomon.job.model import Execution, Job, State
+from gnomon.job.errors import Unavailable
+from gnomon.job.model import Definition, Execution, Job, State
+from gnomon.job.ports import Claimed, Token
+from gnomon.storage.postgres.executions import PostgresExecutionStore
 from gnomon.worker.executors import Executors
 from gnomon.worker.executors.http import HttpExecutor
 from gnomon.worker.runner import Runner
+from gnomon.worker.verdict import MAX_EXCUSED
 
 NO_GRACE = timedelta(0)
-Admit = Callable[[Job], UUID]
+Answer = TypeVar("Answer")
 
 
 def _executors() -> Executors:
@@ -35,10 +43,11 @@ def running(
     concurrency: int = 50,
     lease: timedelta = timedelta(seconds=30),
     new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop,
+    store: PostgresExecutionStore | None = None,
 ) -> Iterator[Runner]:
     """A runner, drained at the end."""
     runner = Runner(
-        store=world.executions, executors=_executors, new_loop=new_loop, concurrency=concurrency, lease=lease
+        store=store or world.executions, executors=_executors, new_loop=new_loop, concurrency=concurrency, lease=lease
     )
     runner.start()
     try:
@@ -219,15 +228,210 @@ def test_drain_lets_what_is_in_flight_finish(world: World, target: Target) -> No
         assert only_execution(world, job).state is State.SUCCEEDED
 
 
-def test_drain_breaks_off_what_does_not_finish_in_time_and_leaves_it_to_others(world: World, target: Target) -> None:
+def interruptions(world: World) -> list[str]:
+    return [
+        row.error_message for row in world.sql("select error_message from attempts where error_code = 'interrupted'")
+    ]
+
+
+@pytest.mark.parametrize("max_attempts", [1, 4])
+def test_drain_breaks_off_what_does_not_finish_in_time_and_others_try_it_again_at_once_at_no_cost(
+    world: World, target: Target, max_attempts: int
+) -> None:
     target.on("/slow", hang())
-    job = job_calling(world, target.url("/slow"))
+    job = job_calling(world, target.url("/slow"), retry={"max_attempts": max_attempts, "initial_seconds": 60})
+    ids = world.dispatched()
+    with running(world) as runner:
+        runner.admit(ids)
+        target.wait_for(lambda requests: len(requests) == 1)
+        runner.drain(timedelta(seconds=0.2))
+    assert (only_execution(world, job).state, only_execution(world, job).failures) == (State.PENDING, 0)
+    assert interruptions(world) == ["the worker stopped before the call had ended"]
+    target.on("/slow", answer())
+    with running(world) as another:
+        another.admit(ids)
+        done = wait_for_state(world, job, State.SUCCEEDED)
+    assert (done.attempt, done.failures) == (2, 0)
+
+
+def test_call_that_takes_longer_than_workers_live_is_not_tried_for_ever(world: World, target: Target) -> None:
+    target.on("/slow", hang())
+    job = job_calling(world, target.url("/slow"), retry={"max_attempts": 1})
+    ids = world.dispatched()
+    for _ in range(MAX_EXCUSED):
+        (claimed,) = world.claim(ids)
+        world.executions.release([token(claimed)], delay=NO_GRACE)
+    with running(world) as runner:
+        runner.admit(ids)
+        target.wait_for(lambda requests: len(requests) == 1)
+    done = only_execution(world, job)
+    assert (done.state, done.error_code, done.attempt) == (State.FAILED, "interrupted", MAX_EXCUSED + 1)
+
+
+def test_at_most_once_call_that_is_broken_off_after_it_was_sent_ends_unknown(world: World, target: Target) -> None:
+    target.on("/slow", hang())
+    job = job_calling(world, target.url("/slow"), delivery="at_most_once")
     with running(world) as runner:
         runner.admit(world.dispatched())
         target.wait_for(lambda requests: len(requests) == 1)
-        runner.drain(timedelta(seconds=0.2))
-        left = only_execution(world, job)
-    assert (left.state, left.attempts[0].error_code) == (State.PENDING, "interrupted")
+    done = only_execution(world, job)
+    assert (done.state, done.error_code) == (State.UNKNOWN, "interrupted")
+
+
+def test_at_most_once_call_that_is_broken_off_before_it_was_sent_costs_nothing(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, contextlib.ExitStack() as stack:
+        for _ in range(3):  # who comes after these waits for a connection
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        job = job_calling(world, f"http://127.0.0.1:{deaf.getsockname()[1]}/", delivery="at_most_once")
+        with running(world) as runner:
+            runner.admit(world.dispatched())
+            assert world.one("select effect_started_at from executions") is not None
+    left = only_execution(world, job)
+    assert (left.state, left.failures) == (State.PENDING, 0)
+    assert world.one("select effect_started_at from executions") is None
+
+
+def test_attempt_that_is_broken_off_before_its_first_step_leaves_nothing_behind(world: World, target: Target) -> None:
+    job = job_calling(world, target.url("/hook"))
+    loop, gate = uvloop.new_event_loop(), threading.Event()
+    with running(world, new_loop=lambda: loop) as runner:
+        loop.call_soon_threadsafe(gate.wait, 10)
+        runner.admit(world.dispatched())  # it takes off when the gate opens
+        world.sql("update executions set cancel_requested_at = now()")
+        wait_until("the worker has heard of the cancellation", lambda: runner._flights.all()[0].abort is not None)
+        gate.set()
+        wait_for_state(world, job, State.CANCELLED)
+        assert runner.in_flight == 0
+    assert target.requests == ()
+
+
+class HeldStore(PostgresExecutionStore):
+    """The real store, with a gate before one verb. With `lose` the first reply to it is lost."""
+
+    def __init__(self, world: World, verb: str, *, lose: bool = False) -> None:
+        super().__init__(world.engine, instance=uuid4(), worker="held")
+        self.reached, self.gate = threading.Event(), threading.Event()
+        self._verb, self._lose = verb, lose
+
+    def claim(self, ids: Collection[UUID], *, delivery: UUID, lease: timedelta) -> Sequence[Claimed]:
+        return self._held("claim", lambda: PostgresExecutionStore.claim(self, ids, delivery=delivery, lease=lease))
+
+    def definitions(self, revisions: Collection[tuple[UUID, int]]) -> Mapping[tuple[UUID, int], Definition]:
+        return self._held("definitions", lambda: PostgresExecutionStore.definitions(self, revisions))
+
+    def start(self, tokens: Collection[Token], *, delivery: UUID, margin: timedelta) -> set[UUID]:
+        return self._held("start", lambda: PostgresExecutionStore.start(self, tokens, delivery=delivery, margin=margin))
+
+    def _held(self, verb: str, ask: Callable[[], Answer]) -> Answer:
+        if verb != self._verb:
+            return ask()
+        self.reached.set()
+        assert self.gate.wait(20)
+        answered = ask()
+        if self._lose:
+            self._lose = False
+            raise Unavailable("the reply was lost")
+        return answered
+
+
+VERBS = ["claim", "definitions", "start"]
+
+
+@contextmanager
+def admitting(runner: Runner, ids: Sequence[UUID]) -> Iterator[None]:
+    thread = threading.Thread(target=_admit, args=(runner, ids))
+    thread.start()
+    yield
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def _admit(runner: Runner, ids: Sequence[UUID]) -> None:
+    with contextlib.suppress(Unavailable):  # as the queue does
+        runner.admit(ids)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("lose", [False, True])
+def test_drain_waits_for_what_is_between_its_claim_and_its_call(
+    world: World, target: Target, verb: str, lose: bool
+) -> None:
+    job = job_calling(world, target.url("/hook"), delivery="at_most_once")
+    store = HeldStore(world, verb, lose=lose)
+    with running(world, store=store) as runner, admitting(runner, world.dispatched()):
+        assert store.reached.wait(10)
+        draining = threading.Thread(target=runner.drain, args=(timedelta(seconds=15),))
+        draining.start()
+        wait_until("the drain has begun", lambda: runner._slots.closed)
+        store.gate.set()
+        draining.join(10)
+        assert not draining.is_alive()
+    done = only_execution(world, job)
+    assert (done.state, done.attempt, len(target.requests)) == (State.SUCCEEDED, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("verb", "delivery", "lose"),
+    [
+        ("claim", "at_least_once", False),  # where that reply is lost nobody knows of the claim: it is rescued
+        ("claim", "at_most_once", False),
+        ("definitions", "at_least_once", False),
+        ("definitions", "at_most_once", True),
+        ("start", "at_most_once", False),
+        ("start", "at_most_once", True),
+    ],
+)
+def test_what_is_between_its_claim_and_its_call_when_the_grace_is_over_is_given_back(
+    world: World, target: Target, verb: str, delivery: str, lose: bool
+) -> None:
+    job = job_calling(world, target.url("/hook"), delivery=delivery, retry={"max_attempts": 1})
+    store = HeldStore(world, verb, lose=lose)
+    with running(world, store=store) as runner, admitting(runner, world.dispatched()):
+        assert store.reached.wait(10)
+        draining = threading.Thread(target=runner.drain, args=(timedelta(seconds=0.1),))
+        draining.start()
+        wait_until("the grace is over", runner._grounded.is_set)
+        store.gate.set()
+        draining.join(10)
+    left = only_execution(world, job)
+    assert (left.state, left.failures) == (State.PENDING, 0)
+    assert world.one("select effect_started_at from executions") is None
+    assert target.requests == ()
+
+
+def test_drain_while_the_database_is_away_ends_with_its_grace(
+    world: World, target: Target, postgres: EmbeddedPostgres
+) -> None:
+    target.on("/slow", hang())
+    job_calling(world, target.url("/slow"))
+    ids = world.dispatched()
+    with running(world) as runner:
+        runner.admit(ids)
+        target.wait_for(lambda requests: len(requests) == 1)
+        postgres.kill()
+        with admitting(runner, [uuid4()]):
+            wait_until("it tries to claim", lambda: runner.in_flight == 2)
+            started = time.monotonic()
+            runner.drain(timedelta(seconds=4))
+            assert time.monotonic() - started < 4 + Runner.FAREWELL_SECONDS
+        postgres.start()
+
+
+def test_execution_that_could_not_be_started_in_time_is_given_back(world: World, target: Target) -> None:
+    job = job_calling(world, target.url("/hook"), delivery="at_most_once")
+    store = HeldStore(world, "start")
+    with running(world, store=store, lease=timedelta(seconds=2)) as runner, admitting(runner, world.dispatched()):
+        assert store.reached.wait(10)
+        wait_until(
+            "half of the lease is over",
+            lambda: world.one("select lease_expires_at < now() + interval '1 s' from executions"),
+        )
+        store.gate.set()
+        wait_for_state(world, job, State.PENDING)
+    assert only_execution(world, job).failures == 0
+    assert target.requests == ()
 
 
 def test_definition_that_can_not_be_read_fails_the_execution_and_no_other(world: World, target: Target) -> None:
@@ -242,6 +446,31 @@ def test_definition_that_can_not_be_read_fails_the_execution_and_no_other(world:
         )
     code = world.one("select error_code from executions where job_id = :id", id=broken.id)
     assert code == "definition_unreadable"
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        '{"type": "CARRIER_PIGEON"}',
+        "[]",
+        """{"type": "HTTP", "interval_seconds": 1, "timeout_seconds": 1e300, "http_job": {"url": "http://a/"}}""",
+        """{"type": "HTTP", "interval_seconds": %s, "http_job": {"url": "http://a/"}}""" % ("9" * 5000),
+        '{"type": ' + "[" * 3000 + "]" * 3000 + "}",
+    ],
+    ids=["unknown", "no object", "endless", "too many digits", "too deep"],
+)
+def test_no_definition_costs_the_executions_beside_it_theirs(world: World, target: Target, definition: str) -> None:
+    jobs = [job_calling(world, target.url("/hook")) for _ in range(5)]
+    world.sql(
+        "update job_revisions set definition = cast(:definition as jsonb) where job_id = :id",
+        id=jobs[2].id,
+        definition=definition,
+    )
+    with running(world) as runner:
+        runner.admit(world.dispatched())
+        wait_until("all are over", lambda: world.one("select count(*) from executions where state = 'RUNNING'") == 0)
+    ended = world.sql("select job_id, state, error_code from executions where state <> 'SUCCEEDED'")
+    assert [tuple(row) for row in ended] == [(jobs[2].id, "FAILED", "definition_unreadable")]
 
 
 def test_outcomes_are_recorded_after_the_database_was_away(

@@ -23,7 +23,10 @@ class Abort(StrEnum):
 
 @dataclass(kw_only=True, eq=False)
 class Flight:
-    """One attempt in flight. `trusted_until` is this process's own clock (`monotonic`), on the safe side."""
+    """One attempt in flight. `trusted_until` is this process's own clock (`monotonic`), on the safe side.
+
+    `begun`: its task runs. A task that is cancelled before that would end without a trace.
+    """
 
     claimed: Claimed
     definition: Definition
@@ -31,6 +34,7 @@ class Flight:
     trusted_until: float
     renewed_at: float
     task: asyncio.Task[None] | None = None
+    begun: bool = False
     abort: Abort | None = None
     token: Token = field(init=False)
 

@@ -88,7 +88,9 @@ class Recorder:
     def _write(self, group: Sequence[Record]) -> None:
         try:
             self._write_whole(group)
-        except Unrecordable:
+        except Exception as error:
+            if not isinstance(error, Unrecordable):
+                log.exception("%s outcomes met an unexpected error; each is tried by itself", len(group))
             if len(group) > 1:
                 half = len(group) // 2
                 self._write(group[:half])
@@ -99,7 +101,7 @@ class Recorder:
     def _write_bare(self, record: Record) -> None:
         try:
             self._write_whole([record.without_texts()])
-        except Unrecordable:
+        except Exception:  # it must not stand in the way of those behind it
             log.exception(
                 "execution %s: its outcome can't be stored; it is rescued when its lease ends",
                 record.token.id,

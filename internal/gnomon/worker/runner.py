@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import TypeVar
 from uuid import UUID, uuid4
@@ -13,12 +13,12 @@ from gnomon.job.errors import Unavailable
 from gnomon.job.model import Definition, Delivery
 from gnomon.job.outcome import Failed, Outcome, Sent
 from gnomon.job.ports import Claimed, ExecutionStore, Token
-from gnomon.worker.definitions import DefinitionCache
-from gnomon.worker.executors import Call, Executors
+from gnomon.worker.definitions import DefinitionCache, Key
+from gnomon.worker.executors import BrokenOff, Call, Executors
 from gnomon.worker.flights import Abort, Flight, Flights, monotonic, trusted_until
 from gnomon.worker.recorder import Recorder
 from gnomon.worker.slots import Slots
-from gnomon.worker.verdict import Tried, judge, unreadable
+from gnomon.worker.verdict import Interrupted, Tried, judge, not_begun, unreadable
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -26,7 +26,7 @@ Answer = TypeVar("Answer")
 CONSEQUENCES = {
     Abort.LEASE_LOST: "its lease ended; a scheduler gives it to another worker",
     Abort.CANCELLED: "it was cancelled",
-    Abort.SHUTDOWN: "this worker stops; it is tried again where its policy allows",
+    Abort.SHUTDOWN: "this worker stops; another tries it again at once, unless it may have been sent at most once",
 }
 
 
@@ -39,6 +39,8 @@ class Runner:
 
     RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
     TRUST_CHECK_SECONDS = 0.25
+    FAREWELL_SECONDS = 2.0  # of the grace, for breaking off what is late and recording it
+    DEFECT_PAUSE = timedelta(seconds=15)
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class Runner:
         self._definitions = DefinitionCache(store)
         self._recorder = Recorder(store, self._flights, lease=lease, abort=self._abort)
         self._stopping = threading.Event()
+        self._grounded = threading.Event()
         self._executors: Executors
         self._thread = threading.Thread(target=self._loop.run_forever, name="effects", daemon=True)
 
@@ -80,28 +83,42 @@ class Runner:
             self._admit_part(part)
 
     def drain(self, grace: timedelta) -> None:
-        """Admits no more, lets what is in flight finish within `grace`, breaks off the rest, records everything.
+        """Admits no more, lets what is in flight finish, gives back or breaks off the rest, records everything.
 
-        A second call does nothing.
+        It takes no longer than `grace`, give or take two seconds. A second call does nothing.
         """
         if self._stopping.is_set():
             return
         self._stopping.set()
+        ends_at = monotonic() + grace.total_seconds()
         self._slots.close()
-        if not self._slots.wait_until_idle(grace.total_seconds()):
-            late = self._flights.all()
-            log.warning("%s executions did not finish within %s s and are broken off", len(late), grace.total_seconds())
-            for flight in late:
-                self._abort(flight, Abort.SHUTDOWN)
-            self._slots.wait_until_idle(2.0)
-        unwritten = self._recorder.stop(timedelta(seconds=10))
+        farewell = min(self.FAREWELL_SECONDS, grace.total_seconds() / 4)
+        if not self._slots.wait_until_idle(grace.total_seconds() - farewell):
+            self._ground()
+        unwritten = self._recorder.stop(timedelta(seconds=max(ends_at - monotonic(), self.FAREWELL_SECONDS)))
         if unwritten:
             log.error(
                 "%s outcomes could not be recorded; their executions are rescued when their leases end", unwritten
             )
-        asyncio.run_coroutine_threadsafe(self._executors.aclose(), self._loop).result(5)
+        self._close()
+
+    def _ground(self) -> None:
+        """Breaks off all flights; from now on none takes off."""
+        self._grounded.set()
+        late = self._flights.all()
+        if late:
+            log.warning("%s executions have not finished in time and are broken off", len(late))
+        for flight in late:
+            self._abort(flight, Abort.SHUTDOWN)
+        self._slots.wait_until_idle(self.FAREWELL_SECONDS / 2)
+
+    def _close(self) -> None:
+        try:
+            asyncio.run_coroutine_threadsafe(self._executors.aclose(), self._loop).result(self.FAREWELL_SECONDS)
+        except TimeoutError:
+            log.warning("the connections to targets could not be closed in time")
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(self.FAREWELL_SECONDS)
 
     @property
     def in_flight(self) -> int:
@@ -128,15 +145,16 @@ class Runner:
         if not claimed:
             return []
         try:
-            flights = self._readable(claimed, delivery, sent_at)
-            return self._started(flights, delivery)
+            return self._started(self._readable(claimed, delivery, sent_at), delivery)
         except Unavailable:
-            self._release([Token(id=one.id, attempt=one.attempt) for one in claimed])
-            return []
+            self._give_back(claimed, delivery)
+        except Exception:
+            log.exception("%s executions could not be prepared; they are tried again in a while", len(claimed))
+            self._give_back(claimed, delivery, delay=self.DEFECT_PAUSE)
+        return []
 
     def _readable(self, claimed: Sequence[Claimed], delivery: UUID, sent_at: float) -> list[Flight]:
-        keys = {(one.job_id, one.revision) for one in claimed}
-        definitions = self._insist(lambda: self._definitions.of(keys))
+        definitions = self._definitions_of({(one.job_id, one.revision) for one in claimed})
         flights = []
         for one in claimed:
             definition = definitions.get((one.job_id, one.revision))
@@ -145,6 +163,18 @@ class Runner:
             else:
                 flights.append(self._flight(one, definition, delivery, sent_at))
         return flights
+
+    def _definitions_of(self, keys: Collection[Key]) -> Mapping[Key, Definition]:
+        """One that not even the driver can read is left out, and must not cost the others theirs."""
+        try:
+            return self._insist(lambda: self._definitions.of(keys))
+        except Unavailable:
+            raise
+        except Exception:
+            if len(keys) > 1:
+                return {key: read for one in keys for key, read in self._definitions_of([one]).items()}
+            log.exception("job %s: revision %s can't be read", *next(iter(keys)))
+            return {}
 
     def _flight(self, claimed: Claimed, definition: Definition, delivery: UUID, sent_at: float) -> Flight:
         return Flight(
@@ -156,35 +186,45 @@ class Runner:
         )
 
     def _started(self, flights: list[Flight], delivery: UUID) -> list[Flight]:
-        """Drops the at-most-once flights whose start could not be marked: they must not be sent."""
-        marked = [f.token for f in flights if f.definition.delivery is Delivery.AT_MOST_ONCE]
-        if not marked:
+        """Gives back the at-most-once flights whose start could not be marked in time: they must not be sent."""
+        marking = [flight.token for flight in flights if flight.definition.delivery is Delivery.AT_MOST_ONCE]
+        if not marking:
             return flights
-        started = self._insist(lambda: self._store.start(marked, delivery=delivery, margin=self._lease / 2))
-        return [f for f in flights if f.definition.delivery is not Delivery.AT_MOST_ONCE or f.token.id in started]
+        started = self._insist(lambda: self._store.start(marking, delivery=delivery, margin=self._lease / 2))
+        refused = {token.id for token in marking} - started
+        if refused:
+            self._give_back([flight.claimed for flight in flights if flight.token.id in refused], delivery)
+        return [flight for flight in flights if flight.token.id not in refused]
 
     def _take_off(self, flights: Collection[Flight]) -> None:
         for flight in flights:
+            if self._grounded.is_set():
+                self._abort(flight, Abort.SHUTDOWN)
             flight.task = self._loop.create_task(self._fly(flight))
 
     async def _fly(self, flight: Flight) -> None:
         """Gives the slot back only when the outcome is with the recorder: an idle runner has nothing left to record."""
+        flight.begun = True
         try:
             started_at = monotonic()
             outcome = await self._outcome(flight)
             if flight.abort is not Abort.LEASE_LOST:
-                duration = timedelta(seconds=monotonic() - started_at)
-                tried = _tried(flight.claimed, flight.owner, duration, flight.abort is Abort.CANCELLED)
-                self._recorder.add(judge(flight.definition, tried, outcome))
+                self._record(flight, outcome, timedelta(seconds=monotonic() - started_at))
         finally:
             self._flights.remove(flight)
             self._slots.give(1)
 
-    async def _outcome(self, flight: Flight) -> Outcome:
+    def _record(self, flight: Flight, outcome: Outcome | Interrupted, duration: timedelta = timedelta(0)) -> None:
+        tried = _tried(flight.claimed, flight.owner, duration, flight.abort is Abort.CANCELLED)
+        self._recorder.add(judge(flight.definition, tried, outcome))
+
+    async def _outcome(self, flight: Flight) -> Outcome | Interrupted:
         if flight.abort is not None:
             return _broken_off(flight.abort, Sent.NOT_SENT)
         try:
             return await self._execute(flight)
+        except BrokenOff as error:
+            return _broken_off(flight.abort, error.sent)
         except asyncio.CancelledError:
             return _broken_off(flight.abort, Sent.MAYBE_SENT)
         except Exception:
@@ -227,24 +267,34 @@ class Runner:
     def _insist(self, ask: Callable[[], Answer]) -> Answer:
         """Asks until the store answers: while it is away, not taking messages is the right back-pressure.
 
-        Raises Unavailable only when the worker is stopping.
+        A stop gives the store until the end of the grace: the reply that is missing may be that of a claim. Only then
+        Unavailable is raised.
         """
         tries = 0
         while True:
+            if self._grounded.is_set():
+                raise Unavailable("this worker stops")
             try:
                 return ask()
             except Unavailable as error:
                 if tries == 0:
                     log.warning("the store does not answer (%s): executions wait", error)
-                if self._stopping.wait(self.RETRY_SECONDS[min(tries, len(self.RETRY_SECONDS) - 1)]):
-                    raise
+                self._grounded.wait(self.RETRY_SECONDS[min(tries, len(self.RETRY_SECONDS) - 1)])
                 tries += 1
 
-    def _release(self, tokens: Sequence[Token]) -> None:
+    def _give_back(self, claimed: Sequence[Claimed], delivery: UUID, *, delay: timedelta = timedelta(0)) -> None:
+        """Attempts that were not sent. What L refuses or can't be asked for is left to the recorder, which insists.
+
+        L refuses where the start was marked, even if the reply to that was lost.
+        """
         try:
-            self._store.release(tokens, delay=timedelta(0))
+            released = self._store.release([Token(id=one.id, attempt=one.attempt) for one in claimed], delay=delay)
         except Unavailable as error:
-            log.warning("%s executions could not be released (%s); they are rescued later", len(tokens), error)
+            log.warning("%s executions could not be released (%s); it is tried until the end", len(claimed), error)
+            released = set()
+        for one in claimed:
+            if one.id not in released:
+                self._recorder.add(not_begun(_tried(one, delivery, timedelta(0)), delay=delay))
 
     def _give_up(self, ids: Sequence[UUID]) -> None:
         try:
@@ -254,7 +304,7 @@ class Runner:
 
 
 def _cancel(flight: Flight) -> None:
-    if flight.task is not None:
+    if flight.task is not None and flight.begun:  # otherwise it will see flight.abort
         flight.task.cancel()
 
 
@@ -262,10 +312,11 @@ def _tried(claimed: Claimed, owner: UUID, duration: timedelta, cancelled: bool =
     return Tried(claimed=claimed, owner=owner, duration=duration, cancelled=cancelled, rand=random.random())  # noqa: S311 - spreads retries
 
 
-def _broken_off(reason: Abort | None, sent: Sent) -> Failed:
+def _broken_off(reason: Abort | None, sent: Sent) -> Failed | Interrupted:
     if reason is Abort.CANCELLED:
         return _failed("cancelled", "cancelled on request", sent)
-    return _failed("interrupted", "the worker stopped before the call had ended", sent)
+    how_far = "begun" if sent is Sent.NOT_SENT else "ended"
+    return Interrupted(sent=sent, message=f"the worker stopped before the call had {how_far}")
 
 
 def _failed(code: str, message: str, sent: Sent = Sent.MAYBE_SENT) -> Failed:

@@ -10,6 +10,8 @@ from gnomon.job.outcome import Failed, Outcome, Sent, Succeeded
 from gnomon.job.ports import Claimed, Record, Token
 from gnomon.job.retry import GiveUp, Retry, decide_retry
 
+MAX_EXCUSED = 20  # attempts of one execution that end without a failure counted
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
@@ -22,9 +24,19 @@ class Tried:
     rand: float
 
 
-def judge(definition: Definition, tried: Tried, outcome: Outcome) -> Record:
+@dataclass(frozen=True, kw_only=True)
+class Interrupted:
+    """The attempt was broken off through no fault of the job's: its worker stops."""
+
+    sent: Sent
+    message: str
+
+
+def judge(definition: Definition, tried: Tried, outcome: Outcome | Interrupted) -> Record:
     """The record of an attempt: its final state, or PENDING with the delay until the next attempt."""
     match outcome:
+        case Interrupted():
+            return _judge_interruption(definition, tried, outcome)
         case Succeeded():
             return _record(tried, State.SUCCEEDED, outcome)
         case Failed():
@@ -42,6 +54,31 @@ def unreadable(tried: Tried) -> Record:
         permanent=True,
     )
     return _record(tried, State.FAILED, failure, failed=True)
+
+
+def not_begun(tried: Tried, *, delay: timedelta) -> Record:
+    """The record of an attempt that was claimed and given back before anything was sent."""
+    failure = Failed(
+        code="interrupted",
+        message="the worker gave it back before the call had begun",
+        sent=Sent.NOT_SENT,
+        permanent=False,
+    )
+    return _record(tried, State.PENDING, failure, delay=delay)
+
+
+def _judge_interruption(definition: Definition, tried: Tried, interrupted: Interrupted) -> Record:
+    """Tried again at once and at no cost, unless a second effect is forbidden, or this happened too often.
+
+    Without that bound a call that takes longer than workers live would be tried for ever.
+    """
+    failure = Failed(code="interrupted", message=interrupted.message, sent=interrupted.sent, permanent=False)
+    excused_before = tried.claimed.attempt - 1 - tried.claimed.failures
+    at_most_once = definition.delivery is Delivery.AT_MOST_ONCE
+    doubtful = at_most_once and interrupted.sent is not Sent.NOT_SENT
+    if doubtful or tried.cancelled or excused_before >= MAX_EXCUSED:
+        return _judge_failure(definition, tried, failure)
+    return _record(tried, State.PENDING, failure)
 
 
 def _judge_failure(definition: Definition, tried: Tried, failure: Failed) -> Record:

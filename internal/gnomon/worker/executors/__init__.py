@@ -1,11 +1,12 @@
 """What carries out attempts: one executor for each kind of target."""
 
+import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar, assert_never
 from uuid import UUID
 
-from gnomon.job.outcome import Outcome
+from gnomon.job.outcome import Outcome, Sent
 from gnomon.job.target import HttpTarget, Target
 
 TargetT_contra = TypeVar("TargetT_contra", contravariant=True)
@@ -35,11 +36,19 @@ class Call:
         }
 
 
+class BrokenOff(asyncio.CancelledError):
+    """A cancellation that knows how far the attempt had got."""
+
+    def __init__(self, sent: Sent) -> None:
+        super().__init__(sent.value)
+        self.sent = sent
+
+
 class Executor(Protocol[TargetT_contra]):
     """Lives on one event loop. Nothing but cancellation gets out of `execute`: every failure is an Outcome."""
 
     async def execute(self, target: TargetT_contra, call: Call) -> Outcome:
-        """Makes one attempt. Cancelling the task aborts it at once."""
+        """Makes one attempt. Cancelling the task aborts it at once and raises BrokenOff."""
 
     async def aclose(self) -> None:
         """Aborts what is under way, which then fails with the code `cancelled`, and closes all connections."""

@@ -10,7 +10,7 @@ from gnomon import __version__
 from gnomon.job.address import EgressPolicy
 from gnomon.job.outcome import Outcome
 from gnomon.job.target import HttpTarget
-from gnomon.worker.executors import Call
+from gnomon.worker.executors import BrokenOff, Call
 from gnomon.worker.executors.egress import EgressGuard
 from gnomon.worker.executors.http_attempt import Attempt
 from gnomon.worker.executors.http_outcome import Ending, HttpVerdict, Place
@@ -54,7 +54,7 @@ class HttpExecutor:
         self._multi = self._new_multi()
 
     async def execute(self, target: HttpTarget, call: Call) -> Outcome:
-        """Makes one attempt. Raises nothing but CancelledError; cancelling aborts the transfer and its connection."""
+        """Makes one attempt. Raises nothing but BrokenOff; cancelling aborts the transfer and its connection."""
         place = Place.of(target)
         gate = self._guard.gate(place.host)
         attempt = Attempt(gate, self._sockets, max_response_bytes=self._max_response_bytes)
@@ -63,9 +63,9 @@ class HttpExecutor:
             return verdict.cancelled()
         try:
             return verdict.outcome(await self._attempt(target, call, attempt, place))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if _task_is_cancelled():
-                raise
+                raise BrokenOff(verdict.sent) from error
             return verdict.cancelled()  # only the transfer was: the executor closed, or its multi handle broke down
         except Exception:
             log.exception("execution %s, attempt %s: the HTTP engine failed", call.execution_id, call.attempt)

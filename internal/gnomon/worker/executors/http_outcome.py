@@ -145,13 +145,17 @@ class HttpVerdict:
             return self._failed("reset", f"{self.place} hung up {self._phase(ending)}")
         return self._failed("reset", f"the call to {self.place} broke off (libcurl error {ending.code})")
 
+    @property
+    def sent(self) -> Sent:
+        """How far an attempt got that no answer ended."""
+        return Sent.MAYBE_SENT if self.attempt.requested else Sent.NOT_SENT
+
     def cancelled(self) -> Failed:
         """The outcome of an attempt that was aborted because the executor closes."""
         return self._failed("cancelled", f"the call to {self.place} was aborted: this worker stops")
 
     def _failed(self, code: str, message: str, *, permanent: bool = False) -> Failed:
-        sent = Sent.MAYBE_SENT if self.attempt.requested else Sent.NOT_SENT
-        return Failed(code=code, message=message, sent=sent, permanent=permanent)
+        return Failed(code=code, message=message, sent=self.sent, permanent=permanent)
 
     def _phase(self, ending: Ending) -> str:
         if self.attempt.requested:
