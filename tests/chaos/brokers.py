@@ -29,6 +29,7 @@ class Broker(ABC):
 
     def __init__(self) -> None:
         self._frozen = False
+        self._to_empty = False
 
     @property
     @abstractmethod
@@ -64,7 +65,7 @@ class Broker(ABC):
         """No more messages are taken, until `empty`."""
 
     @abstractmethod
-    def empty(self) -> None: ...
+    def _empty(self) -> None: ...
 
     def freeze(self) -> None:
         """Nothing is answered, until `thaw`."""
@@ -75,6 +76,16 @@ class Broker(ABC):
         self._frozen = False
         with contextlib.suppress(Missed):
             self._signal(signal.SIGCONT)
+        if self._to_empty:
+            self.empty()
+
+    def empty(self) -> None:
+        """Or as soon as it answers again; a restart empties it too."""
+        try:
+            self._empty()
+            self._to_empty = False
+        except Missed:
+            self._to_empty = True
 
     def _signal(self, number: signal.Signals) -> None:
         if self._pid is None:
@@ -127,8 +138,8 @@ class Valkey(Broker):
         with self._client() as client:
             client.config_set("maxmemory", "1")
 
-    def empty(self) -> None:
-        with contextlib.suppress(Missed), self._client() as client:
+    def _empty(self) -> None:
+        with self._client() as client:
             client.config_set("maxmemory", "0")
 
     @contextlib.contextmanager
@@ -186,10 +197,9 @@ class Rabbit(Broker):
     def fill(self, disk: bool) -> None:
         self._administer(f"rabbit_alarm:set_alarm({{{self._ALARMS[disk]}, []}})")
 
-    def empty(self) -> None:
-        with contextlib.suppress(Missed):
-            for alarm in self._ALARMS:
-                self._administer(f"rabbit_alarm:clear_alarm({alarm})")
+    def _empty(self) -> None:
+        for alarm in self._ALARMS:
+            self._administer(f"rabbit_alarm:clear_alarm({alarm})")
 
     def _administer(self, expression: str) -> None:
         self._check_answers()

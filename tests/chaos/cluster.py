@@ -1,4 +1,4 @@
-"""Gnomon's processes as a supervisor keeps them: with links of their own to the servers, started again when they die."""
+"""Gnomon's processes as a supervisor keeps them: with own links to the servers, started again when they die."""
 
 import contextlib
 import os
