@@ -228,7 +228,7 @@ def test_execution_lost_as_often_as_it_may_be_tried_fails_for_good(world: World)
     ids = world.dispatched()
     for _ in range(2):
         world.claim(ids, lease=SHORT)
-        world.dispatch.rescue(grace=NO_GRACE, spare=None)
+        world.dispatch.rescue(grace=NO_GRACE, spare=None, spread=timedelta(0))
     (execution,) = world.history_of(job)
     assert (execution.state, execution.failures, execution.error_code) == (State.FAILED, 2, "lost")
 

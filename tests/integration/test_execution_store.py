@@ -1,8 +1,9 @@
 """C, S, W, L and the renewal of leases on a real Postgres."""
 
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from support.world import LEASE, World, record, token
@@ -196,6 +197,73 @@ def test_attempt_whose_effect_may_have_started_can_not_be_released(world: World)
     (claimed,) = world.claim(world.dispatched(), delivery=delivery)
     world.executions.start([token(claimed)], delivery=delivery, margin=NO_GRACE)
     assert world.executions.release([token(claimed)], delay=timedelta(0)) == set()
+
+
+def lose(world: World, ids: Sequence[UUID], *, worker: str, spread: timedelta = timedelta(seconds=30)) -> list[float]:
+    """Loses an attempt of each; how many seconds until each may be claimed again."""
+    claimed = world.worker(worker).claim(ids, delivery=uuid4(), lease=LEASE)
+    assert len(claimed) == len(ids)
+    world.sql("update executions set lease_expires_at = now() - interval '1 s' where state = 'RUNNING'")
+    world.dispatch.rescue(grace=NO_GRACE, spare=None, spread=spread)
+    rows = world.sql(
+        "update executions e set available_at = now(), next_publish_at = now() from executions old "
+        "where e.id = old.id and e.state = 'PENDING' returning old.available_at - now() as left, old.next_publish_at "
+        "- now() as heard"
+    )
+    assert all(abs((row.left - row.heard).total_seconds()) < 0.001 for row in rows)
+    return [max(0.0, row.left.total_seconds()) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("max_attempts", "longest"),
+    [
+        (1, []),
+        (2, [30]),  # the last attempt: no other chance to get past a neighbour that ends its workers
+        (3, [0, 90]),
+        (4, [0, 30, 270]),
+        (6, [0, 30, 90, 270, 900]),  # 2430, but for the limit
+    ],
+)
+def test_losses_are_spread_ever_wider_until_the_attempts_are_used_up(
+    world: World, max_attempts: int, longest: list[int]
+) -> None:
+    world.make_due(*[world.create(retry={"max_attempts": max_attempts}) for _ in range(100)])
+    ids = world.dispatched()
+    for bound in longest:
+        waits = lose(world, ids, worker="w")
+        assert len(waits) == 100
+        if bound:
+            assert 0.8 * bound < max(waits) <= bound  # by chance less once in 5 billion
+            assert sum(waits) / 100 == pytest.approx(bound / 2, rel=0.35)
+        else:
+            assert max(waits) == 0
+    assert lose(world, ids, worker="w") == []
+    assert world.one("select count(*) from executions where state = 'FAILED' and error_code = 'lost'") == 100
+
+
+def test_failures_that_are_no_losses_do_not_delay_the_first_rescue(world: World) -> None:
+    world.due(retry={"max_attempts": 5})
+    (first,) = world.claim(world.dispatched())
+    world.executions.record([record(first, State.PENDING, error_code="timeout")])
+    assert lose(world, [first.id], worker="w") == [0]
+
+
+def test_execution_that_was_lost_repeatedly_names_all_the_workers_it_was_lost_with(world: World) -> None:
+    job = world.due(retry={"max_attempts": 3})
+    ids = world.dispatched()
+    for worker in ("one", "two", "three"):
+        lose(world, ids, worker=worker)
+    (execution,) = world.history_of(job)
+    assert (execution.state, execution.error_code) == (State.FAILED, "lost")
+    assert execution.error_message == "lost 3 times: the workers one, two, three did not renew their leases"
+
+
+def test_workers_with_long_names_are_named_as_far_as_there_is_room(world: World) -> None:
+    job = world.due(retry={"max_attempts": 20})
+    ids = world.dispatched()
+    for _ in range(5):
+        lose(world, ids, worker="w" * 200)
+    assert len(world.history_of(job)[0].error_message or "") == 500
 
 
 def test_tallies_count_the_whole_fleet(world: World) -> None:

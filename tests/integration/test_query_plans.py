@@ -89,7 +89,9 @@ def test_rescue_scan_reads_the_lease_index_only(world: World) -> None:
     fill_executions(world, "SUCCEEDED", ROWS)
     fill_executions(world, "RUNNING", 1000)
     world.sql("analyze executions")
-    plan = plan_of(world, statements.RESCUE, grace=2, spare=None, instance=uuid4(), again="lost")
+    plan = plan_of(
+        world, statements.RESCUE, grace=2, spare=None, spread=30, longest=900, instance=uuid4(), again="lost"
+    )
     reads = scans_of(plan, "executions")
     assert {"executions_lease"} <= reads <= {"executions_lease", "executions_pkey", "executions_waiting"}
 

@@ -54,7 +54,9 @@ class WatchedStore:
         self.freed += 1
         return 1
 
-    def rescue(self, *, grace: timedelta, spare: timedelta | None) -> Rescued:
+    def rescue(
+        self, *, grace: timedelta, spare: timedelta | None, spread: timedelta = timedelta(seconds=30)
+    ) -> Rescued:
         self.spared.append(spare)
         return Rescued()
 

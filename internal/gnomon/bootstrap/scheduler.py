@@ -52,7 +52,7 @@ def _run_loop(
         store=store,
         dispatcher=Dispatcher(store, publisher, batch=settings.scheduler.max_concurrent_jobs),
         publisher=publisher,
-        rescuer=Rescuer(store),
+        rescuer=Rescuer(store, spread=settings.scheduler.max_job_lock_time),
         waker=waker,
         interval=settings.scheduler.interval,
         stopping=stop.is_set,

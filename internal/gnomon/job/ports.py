@@ -312,10 +312,14 @@ class DispatchStore(Protocol):
         Returns how many executions that are.
         """
 
-    def rescue(self, *, grace: timedelta, spare: timedelta | None) -> Rescued:
+    def rescue(
+        self, *, grace: timedelta, spare: timedelta | None, spread: timedelta = timedelta(seconds=30)
+    ) -> Rescued:
         """R2: ends or requeues attempts whose lease ended more than `grace` ago.
 
-        With `spare`, those that ended less than that ago are left to workers that still live.
+        With `spare`, those that ended less than that ago are left to workers that still live. What was lost before, or
+        has a single attempt left, waits for a random while of up to `spread` and more, so that what ends its workers
+        does not take others along each time.
         """
 
     def horizon(self) -> "Horizon":

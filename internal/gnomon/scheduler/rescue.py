@@ -17,10 +17,20 @@ SPARED = timedelta(minutes=2)
 
 
 class Rescuer:
-    """Runs R2 and remembers outages."""
+    """Runs R2 and remembers outages. `spread` is how far apart executions are tried that were lost repeatedly.
 
-    def __init__(self, store: DispatchStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+    A lease is a good measure of it: a culprit strikes at most once in that time.
+    """
+
+    def __init__(
+        self,
+        store: DispatchStore,
+        *,
+        spread: timedelta = timedelta(seconds=30),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
+        self._spread = spread
         self._clock = clock
         self._sparing_until = clock() + SPARING.total_seconds()
 
@@ -31,7 +41,7 @@ class Rescuer:
     def run_once(self) -> Rescued:
         """One round."""
         sparing = self._clock() < self._sparing_until
-        rescued = self._store.rescue(grace=GRACE, spare=SPARED if sparing else None)
+        rescued = self._store.rescue(grace=GRACE, spare=SPARED if sparing else None, spread=self._spread)
         if rescued.requeued or rescued.failed or rescued.unknown:
             log.warning(
                 "lost attempts: %s run again, %s failed for good, %s have an unknown outcome",

@@ -65,11 +65,15 @@ class PostgresDispatchStore:
         with translated(), self._autocommit.connect() as connection:
             connection.execute(statements.RETURN_SLOTS, {"ids": uuid_array(ids)})
 
-    def rescue(self, *, grace: timedelta, spare: timedelta | None) -> Rescued:
+    def rescue(
+        self, *, grace: timedelta, spare: timedelta | None, spread: timedelta = timedelta(seconds=30)
+    ) -> Rescued:
         """R2, and the promotion of what waits for nothing."""
         parameters = {
             "grace": grace.total_seconds(),
             "spare": None if spare is None else spare.total_seconds(),
+            "spread": spread.total_seconds(),
+            "longest": statements.LOST_AGAIN_MAX_SECONDS,
             "instance": self._instance,
             "again": AGAIN_AFTER_LOSS,
         }

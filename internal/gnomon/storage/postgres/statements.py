@@ -15,6 +15,9 @@ WAKE_CHANNEL = "gnomon_wake"
 PUBLISH_SLOT_SECONDS = 15
 PUBLISH_SLOT_MAX_SECONDS = 900
 
+# The longest that R2 lets an execution wait that was lost again and again.
+LOST_AGAIN_MAX_SECONDS = 900
+
 DUE_COLUMNS = """id, revision, queue, cron_schedule, interval_seconds, anchor_at, execute_at, timezone, starts_at,
     ends_at, spread_seconds, misfire_policy, misfire_grace_seconds, misfire_limit, misfires_run, overlap, next_run"""
 
@@ -339,6 +342,10 @@ where e.state is distinct from 'RUNNING'
 """)
 
 # R2. Only S sets effect_started_at, so it is set only where a second effect is forbidden.
+# An execution may be what ends its workers, and takes all that is in flight beside it along. So only the first loss is
+# tried again at once; then each waits for a random while, up to :spread, three times as long after each further loss,
+# so that the others get past the culprit before their attempts are used up. Where a single attempt is left it waits as
+# if it had been lost once more.
 RESCUE: TextClause = text(f"""
 with pick as materialized (
     select id, attempt, worker, claimed_at, cancel_requested_at, failures, max_attempts, effect_started_at
@@ -347,20 +354,29 @@ with pick as materialized (
         and (cast(:spare as double precision) is null or lease_expires_at < now() - make_interval(secs => :spare))
     order by id limit 1000 for no key update skip locked
 ), verdict as (
-    select *, case
+    select pick.*, case
         when cancel_requested_at is not null then 'CANCELLED'
         when effect_started_at is not null then 'UNKNOWN'
         when failures + 1 >= max_attempts then 'FAILED'
-        else 'PENDING' end as final_state
-    from pick
+        else 'PENDING' end as final_state,
+        case when before.times = 0 and failures + 2 < max_attempts then 0
+            else random() * least(:spread * 3 ^ (before.times - (failures + 2 < max_attempts)::int), :longest)
+            end as delay,
+        left(case when before.times = 0 then 'the worker ' || coalesce(pick.worker, '') || ' did not renew its lease'
+            else 'lost ' || before.times + 1 || ' times: the workers ' || before.workers || ', '
+                || coalesce(pick.worker, '') || ' did not renew their leases' end, 500) as message
+    from pick cross join lateral (
+        select count(*) as times, string_agg(coalesce(a.worker, ''), ', ' order by a.attempt) as workers
+        from attempts a where a.execution_id = pick.id and a.outcome = 'LOST'
+    ) as before
 ), ended_or_pending as (
     update executions e set
         state = v.final_state, failures = v.failures + 1, lease_owner = null, lease_expires_at = null,
         finished_at = case when v.final_state = 'PENDING' then null else now() end,
-        available_at = case when v.final_state = 'PENDING' then now() else e.available_at end,
-        next_publish_at = case when v.final_state = 'PENDING' then now() end,
-        publish_count = 0, error_code = 'lost',
-        error_message = 'the worker ' || coalesce(v.worker, '') || ' did not renew its lease',
+        available_at = case when v.final_state = 'PENDING' then now() + make_interval(secs => v.delay)
+            else e.available_at end,
+        next_publish_at = case when v.final_state = 'PENDING' then now() + make_interval(secs => v.delay) end,
+        publish_count = 0, error_code = 'lost', error_message = v.message,
         response_status = null, response_excerpt = null
     from verdict v where e.id = v.id
     returning e.id, e.job_id, e.kind, e.queue, e.state, e.available_at,
