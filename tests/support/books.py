@@ -48,7 +48,7 @@ def unbalanced_moments(
     In the window [since, until), or in all of the job's life, up to `next_run`, at which the books are closed. Empty
     when the books are right.
     """
-    (job,) = world.sql("select next_run from jobs where id = :id", id=job_id)
+    (job,) = world.sql("select coalesce(next_run, now()) as closed_at from jobs where id = :id", id=job_id)
     definitions = {
         row.revision: row.definition
         for row in world.sql("select revision, definition from job_revisions where job_id = :id", id=job_id)
@@ -65,7 +65,7 @@ def unbalanced_moments(
             id=job_id,
         )
     ]
-    owed = owed_moments(job_id, definitions, trail, closed_at=job.next_run or END)
+    owed = owed_moments(job_id, definitions, trail, closed_at=job.closed_at)
     return unbalanced(owed, rows, since=since, until=until)
 
 
