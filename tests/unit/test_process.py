@@ -15,6 +15,7 @@ from gnomon.job.errors import Unavailable
 from gnomon.process.backoff import Backoff
 from gnomon.process.chore import run_chore
 from gnomon.process.connect import wait_until_available
+from gnomon.process.last_resort import end_within
 from gnomon.process.signals import StopSignal
 
 NO_JITTER = Backoff(first=timedelta(seconds=1), longest=timedelta(seconds=4), jitter=0)
@@ -195,3 +196,29 @@ def test_signal_sets_the_stop(number: signal.Signals) -> None:
         os.kill(process.pid, number)
         assert process.communicate(timeout=30)[0] == "callback\n"
     assert process.returncode == 0
+
+
+def test_process_that_hangs_after_its_stop_is_ended_with_code_0_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    stop, ended = StopSignal(), threading.Event()
+    codes: list[int] = []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    end_within(timedelta(seconds=0.05), stop, end=end)
+    assert not ended.wait(0.2)  # nobody has asked it to stop
+    stop.set()
+    assert ended.wait(5)
+    assert codes == [0]
+    assert "still hangs" in caplog.text
+
+
+@pytest.mark.parametrize("role", ["api", "scheduler", "worker"])
+def test_sigterm_while_a_service_is_being_imported_ends_it_with_code_0(role: str) -> None:
+    program = (
+        "import os, signal, sys; from gnomon.cli import main as cli; sys.argv = ['gnomon', sys.argv[1]]; "
+        "cli.gnomon.main = lambda **_: os.kill(os.getpid(), signal.SIGTERM); cli.main()"
+    )
+    assert subprocess.run([sys.executable, "-c", program, role], timeout=30).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program, "migrate"], timeout=30).returncode == -signal.SIGTERM

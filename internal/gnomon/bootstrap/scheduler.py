@@ -9,6 +9,7 @@ from gnomon.bootstrap.logs import start_logging
 from gnomon.job.ports import ExecutionQueue
 from gnomon.process.chore import run_chore
 from gnomon.process.connect import wait_until_available
+from gnomon.process.last_resort import end_within
 from gnomon.process.signals import StopSignal
 from gnomon.queue.celery.app import create_app
 from gnomon.queue.celery.publisher import CeleryQueue
@@ -25,13 +26,16 @@ log = logging.getLogger(__name__)
 
 # What is queued for the broker when the process stops is sent within this time, or published by another scheduler.
 FLUSH = timedelta(seconds=6)
+# A batch takes a few seconds at most, unless the database is frozen.
+LONGEST_STOP = timedelta(seconds=20)
 
 
 def run(settings: Settings) -> int:
     """Runs until SIGTERM or SIGINT; finishes the batch it is in. The exit code."""
-    start_logging(settings, role="scheduler")
     stop = StopSignal()
     stop.install()
+    start_logging(settings, role="scheduler")
+    end_within(LONGEST_STOP, stop)
     engine = open_engine(settings)
     if wait_until_available("waiting for the database", lambda: require_latest(engine), stop):
         queue = CeleryQueue(create_app(settings.queue_url()))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from uuid import uuid4
 
 import uvloop
@@ -10,6 +11,7 @@ from gnomon.bootstrap.database import open_engine
 from gnomon.bootstrap.logs import start_logging
 from gnomon.job.address import EgressPolicy
 from gnomon.process.connect import wait_until_available
+from gnomon.process.last_resort import end_within
 from gnomon.process.signals import StopSignal
 from gnomon.queue.celery.app import create_app
 from gnomon.queue.celery.consumer import run_worker
@@ -22,14 +24,18 @@ from gnomon.worker.runner import Runner
 
 log = logging.getLogger(__name__)
 
+# Beside what is in flight, a stop takes a second until it is noticed and up to five for a broker that does not answer.
+FAREWELL = timedelta(seconds=8)
+
 
 def run(settings: Settings) -> int:
     """Runs until SIGTERM or SIGINT; finishes or gives back what is in flight. The exit code."""
+    stop = StopSignal()
+    stop.install()
     start_logging(settings, role="worker")
     make_executors = _executors(settings)
     app = create_app(settings.queue_url(), queues=settings.worker.queues, task_events=settings.queue.task_events)
-    stop = StopSignal()
-    stop.install()
+    end_within(settings.worker.shutdown_timeout + FAREWELL, stop)
     engine = open_engine(settings)
     if not wait_until_available("waiting for the database", lambda: require_latest(engine), stop):
         return 0

@@ -12,6 +12,7 @@ import click
 
 from gnomon import __version__
 from gnomon.job.errors import ConfigurationError, Conflict, GnomonError, InvalidJob, NotFound, Unavailable
+from gnomon.process.last_resort import end_at_sigterm
 
 if TYPE_CHECKING:
     from gnomon.cli.output import Form
@@ -187,6 +188,9 @@ def _service_settings(flags: Mapping[str, object], *, role: str) -> "Settings":
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in ("api", "scheduler", "worker"):
+        end_at_sigterm()
     gnomon.main(args=arguments, prog_name="gnomon")
 
 
