@@ -49,6 +49,8 @@ def check(evidence: Evidence) -> Sequence[Violation]:
     return [
         *_missing_jobs(evidence),
         *_unbalanced(evidence),
+        *_runs_that_were_asked_for(evidence),
+        *_made_up_for_twice(evidence),
         *_unfinished(evidence),
         *_final_twice(evidence),
         *_effects_without_record(evidence),
@@ -59,8 +61,29 @@ def check(evidence: Evidence) -> Sequence[Violation]:
 
 
 def _missing_jobs(evidence: Evidence) -> Iterator[Violation]:
-    for job_id in set(evidence.created) - {row["id"] for row in evidence.jobs}:
+    for job_id in {row["id"] for row in evidence.created} - {row["id"] for row in evidence.jobs}:
         yield Violation(kind=LOST, what=f"job {job_id} was acknowledged and is not there")
+
+
+def _runs_that_were_asked_for(evidence: Evidence) -> Iterator[Violation]:
+    """What was acknowledged is there; what was asked for once, and repeated under the same key, is there once."""
+    manual = {row["id"]: row["job_id"] for row in evidence.executions if row["trigger"] == "MANUAL"}
+    for run in evidence.runs:
+        if run["execution_id"] is not None and run["execution_id"] not in manual:
+            yield Violation(kind=LOST, what=f"run {run['execution_id']} was acknowledged and is not there")
+    asked = Counter(run["job_id"] for run in evidence.runs)
+    for job_id, count in Counter(manual.values()).items():
+        if count > asked[job_id]:
+            yield Violation(kind=DOUBLED, what=f"job {job_id}: {count} manual executions, {asked[job_id]} asked for")
+
+
+def _made_up_for_twice(evidence: Evidence) -> Iterator[Violation]:
+    """A moment is made up for by a backfill only where it did not run before."""
+    for job_id, rows in evidence.executions_of.items():
+        booked = [row for row in rows if row["trigger"] in ("SCHEDULE", "BACKFILL") and row["state"] != "SKIPPED"]
+        for moment, count in Counter(row["scheduled_at"] for row in booked).items():
+            if count > 1:
+                yield Violation(kind=DOUBLED, what=f"job {job_id}: {count} executions for its moment {moment}")
 
 
 def _unbalanced(evidence: Evidence) -> Iterator[Violation]:

@@ -25,11 +25,12 @@ from typing import Any
 import psycopg2
 
 from chaos import evidence
+from chaos.api import Api
 from chaos.brokers import BROKERS, Missed
 from chaos.checker import DOUBLED, EARLY, LOST, STUCK, TWICE, check
 from chaos.cluster import LEASE_SECONDS, WORKERS, Cluster
 from chaos.faults import KINDS, Fault, Scene, plan
-from chaos.load import Api, Load
+from chaos.load import Load
 from chaos.recovery import Episode, Recovery, percentile, recoveries
 from gnomon.embedded.ports import free_port, port_is_free
 from gnomon.embedded.postgres import EmbeddedPostgres
@@ -96,7 +97,7 @@ class Run:
             time.sleep(_WARM_UP_SECONDS)
             episodes = self._break(Scene(cluster=cluster, postgres=self._postgres, broker=self._broker), faults)
             self._say("all is mended")
-            self._settle(load, cluster)
+            self._settle(load, api)
             evidence.dump(self._postgres.url, self._folder)
         for verb, times in sorted(api.answers.items()):
             print(f"  {times:6} {verb}")
@@ -130,7 +131,7 @@ class Run:
         scene.cluster.heal()
         return episodes
 
-    def _settle(self, load: Load, cluster: Cluster) -> None:
+    def _settle(self, load: Load, api: Api) -> None:
         load.stop()
         mended_at = datetime.now(UTC)
         with closing(psycopg2.connect(self._postgres.url)) as session:
@@ -148,7 +149,10 @@ class Run:
             silent = [name for name in WORKERS if not rows(deaf, name, mended_at)]
             stuck = [f"job:{job_id}" for (job_id,) in rows(late)] + silent
             (self._folder / "stuck.txt").write_text("".join(f"{name}\n" for name in stuck))
-            rows("update jobs set status = 'STOPPED' where status = 'RUNNING'")
+            going = "select id from jobs where status = 'RUNNING' or paused_until is not null"
+            for (job_id,) in rows(going):
+                api.call("POST", f"/jobs/{job_id}/pause", {}, tries=10)
+            _wait_for(lambda: not rows(going), 0)
             unfinished = "select 1 from executions where state in ('WAITING', 'PENDING', 'RUNNING') limit 1"
             _wait_for(lambda: not rows(unfinished), _SETTLE_SECONDS, must=False)
         self._say("all is settled")

@@ -61,7 +61,11 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Rows by table, in the order of `_DUMPED`. `created` are the jobs whose creation was acknowledged."""
+    """Rows by table, and what others noted.
+
+    `created`: the jobs whose creation was acknowledged. `runs`: the runs that were asked for, with their keys and the
+    execution that was answered, if any was. `stuck`: what did not go on when all was mended.
+    """
 
     jobs: Sequence[Row]
     job_revisions: Sequence[Row]
@@ -70,7 +74,8 @@ class Evidence:
     attempts: Sequence[Row] = ()
     transitions: Sequence[Row] = ()
     effects: Sequence[Effect] = ()
-    created: Sequence[str] = ()
+    created: Sequence[Row] = ()
+    runs: Sequence[Row] = ()
     stuck: Sequence[str] = ()
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -138,8 +143,9 @@ def load(folder: Path) -> Evidence:
     return Evidence(
         **tables,
         effects=read_effects((folder / "sink.log").read_text()),
-        created=_read_words(folder / "created.txt"),
-        stuck=_read_words(folder / "stuck.txt"),
+        created=_read_rows(folder / "created.jsonl"),
+        runs=_read_rows(folder / "runs.jsonl"),
+        stuck=(folder / "stuck.txt").read_text().split(),
         at=datetime.fromtimestamp((folder / "executions.jsonl").stat().st_mtime, UTC),
     )
 
@@ -154,12 +160,8 @@ def _effect(at: str, key: str, attempt: str, status: str, path: str) -> Effect:
     return Effect(at=arrived, key=key, attempt=attempt, status=int(status), path=path.strip())
 
 
-def _read_words(path: Path) -> Sequence[str]:
-    return path.read_text().split() if path.exists() else []
-
-
 def _read_rows(path: Path) -> Sequence[Row]:
-    return [_with_instants(json.loads(line)) for line in path.read_text().splitlines()]
+    return [_with_instants(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _with_instants(row: dict[str, Any]) -> Row:

@@ -1,64 +1,27 @@
 """Jobs made and changed over the REST API while things break. What is refused or unanswered is counted and goes on."""
 
+import json
 import random
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-import requests
+from chaos.api import Api
 
 Document = Mapping[str, Any]
 
-_TIMEOUT_SECONDS = (1.0, 4.0)
 _ONE_OFFS_PER_SECOND = 4.0
 _ACTIONS_PER_SECOND = 1.5
 _RETRY = {"max_attempts": 8, "initial_seconds": 0.5, "max_seconds": 4}
-# What may be answered while servers are away, or two actions cross.
-_EXPECTED = frozenset((200, 201, 202, 204, 404, 409, 412, 503))
+_PATIENT = 40
+# How often which action is taken.
+_ACTIONS = {"tag": 3, "reschedule": 3, "delete": 2, "pause": 3, "resume": 3, "run": 4, "cancel": 3, "backfill": 1}
 
 _PATHS = ("ok", "ok", "ok", "ok", "slow/0.5", "slow/1.5", "flaky/503/1", "flaky/500/2", "reset/1")
 _OVERLAPS = ("skip", "allow", "queue")
 _MISFIRES = ("run_once", "run_all", "skip")
-
-
-class Api:
-    """Speaks to one of the API processes, another each time."""
-
-    def __init__(self, urls: Sequence[str]) -> None:
-        self._urls = urls
-        self._numbers = count()
-        self.answers: Counter[str] = Counter()
-        self.surprises: list[str] = []
-
-    def call(self, method: str, path: str, document: Document | None = None, *, patient: bool = False) -> Any:
-        """The answer's document ({} for none), or None if it was no success. `patient` repeats what got no answer."""
-        for _ in range(40 if patient else 1):
-            response = self._send(method, path, document)
-            if response is not None and response.status_code < 500:
-                break
-            time.sleep(0.5 if patient else 0)
-        if response is None or not response.ok:
-            return None
-        return response.json() if response.content else {}
-
-    def _send(self, method: str, path: str, document: Document | None) -> requests.Response | None:
-        url = self._urls[next(self._numbers) % len(self._urls)]
-        verb = f"{method} {'/'.join(part for part in path.split('/') if '-' not in part)}"
-        headers = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {}
-        try:
-            response = requests.request(method, url + path, json=document, headers=headers, timeout=_TIMEOUT_SECONDS)
-        except requests.RequestException:
-            self.answers[f"{verb}: none"] += 1
-            return None
-        self.answers[f"{verb}: {response.status_code}"] += 1
-        if response.status_code not in _EXPECTED:
-            self.surprises.append(f"{verb} {document}: {response.status_code} {response.text[:300]}")
-        return response
 
 
 class Load:
@@ -67,7 +30,7 @@ class Load:
     def __init__(self, api: Api, sink_url: str, seed: int, folder: Path) -> None:
         self._api = api
         self._sink_url = sink_url
-        self._created = (folder / "created.txt").open("a")
+        self._folder = folder
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._acted_on: list[str] = []
@@ -80,9 +43,9 @@ class Load:
         """Returns when the standing jobs are there."""
         rng = random.Random(0)
         for document in standing_jobs(rng):
-            self.create(self._with_target(document, rng), patient=True)
+            self.create(self._with_target(document, rng), tries=_PATIENT)
         for _ in range(15):
-            self._add_acted_on(rng, patient=True)
+            self._add_acted_on(rng, tries=_PATIENT)
         for thread in self._threads:
             thread.start()
 
@@ -92,17 +55,19 @@ class Load:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
-        self._created.close()
 
-    def create(self, document: Document, *, patient: bool = False) -> str | None:
+    def create(self, document: Document, *, tries: int = 1) -> str | None:
         """The id, if it was acknowledged."""
-        answer = self._api.call("POST", "/jobs", document, patient=patient)
+        answer = self._api.call("POST", "/jobs", document, tries=tries)
         if answer is None:
             return None
-        with self._lock:
-            print(answer["id"], file=self._created, flush=True)
         job_id: str = answer["id"]
+        self._note("created.jsonl", {"id": job_id})
         return job_id
+
+    def _note(self, file: str, what: Document) -> None:
+        with self._lock, (self._folder / file).open("a") as notes:
+            print(json.dumps(what), file=notes)
 
     def _repeat(self, work: Callable[[random.Random], None], rng: random.Random, rate: float) -> None:
         while not self._stopping.wait(rng.expovariate(rate)):
@@ -116,23 +81,49 @@ class Load:
 
     def _act(self, rng: random.Random) -> None:
         job_id = rng.choice(self._acted_on)
-        match rng.choices(("tag", "delete"), (4, 1))[0]:
+        match rng.choices(list(_ACTIONS), list(_ACTIONS.values()))[0]:
             case "tag":
                 self._api.call("PATCH", f"/jobs/{job_id}", {"tags": [f"t{rng.randrange(1000)}"]})
             case "reschedule":
-                self._api.call("PATCH", f"/jobs/{job_id}", self._with_target(_schedule(rng), rng))
+                self._api.call("PATCH", f"/jobs/{job_id}", _schedule(rng))
             case "delete":
                 self._api.call("DELETE", f"/jobs/{job_id}")
                 self._acted_on.remove(job_id)
                 self._add_acted_on(rng)
+            case "pause":
+                until = (datetime.now(UTC) + timedelta(seconds=rng.uniform(1, 10))).isoformat()
+                self._api.call("POST", f"/jobs/{job_id}/pause", rng.choice(({"until": until}, {"reason": "chaos"})))
+            case "resume":
+                self._api.call("POST", f"/jobs/{job_id}/resume")
+            case "run":
+                self._run(job_id, rng)
+            case "cancel":
+                self._cancel_one_of(job_id, rng)
+            case "backfill":
+                now = datetime.now(UTC)
+                stretch = {"from": (now - timedelta(seconds=rng.uniform(5, 30))).isoformat(), "to": now.isoformat()}
+                self._api.call("POST", f"/jobs/{job_id}/backfill", stretch, key=str(rng.random()), tries=3)
 
-    def _add_acted_on(self, rng: random.Random, *, patient: bool = False) -> None:
+    def _run(self, job_id: str, rng: random.Random) -> None:
+        """Asked for again, with the same key, where there was no answer: that must be one execution."""
+        key = str(rng.random())
+        waits = rng.choice(("true", "false"))
+        answer = self._api.call("POST", f"/jobs/{job_id}/run?queue={waits}", key=key, tries=3)
+        self._note("runs.jsonl", {"job_id": job_id, "key": key, "execution_id": answer and answer["id"]})
+
+    def _cancel_one_of(self, job_id: str, rng: random.Random) -> None:
+        unfinished = "state=WAITING&state=PENDING&state=RUNNING"
+        found = self._api.call("GET", f"/jobs/{job_id}/executions?{unfinished}")
+        if found:
+            self._api.call("POST", f"/executions/{rng.choice(found)['id']}/cancel")
+
+    def _add_acted_on(self, rng: random.Random, *, tries: int = 1) -> None:
         document = {**_schedule(rng), "overlap": rng.choice(_OVERLAPS)}
-        if job_id := self.create(self._with_target(document, rng), patient=patient):
+        if job_id := self.create(self._with_target(document, rng), tries=tries):
             self._acted_on.append(job_id)
         elif not self._acted_on:
             self._stopping.wait(1)
-            self._add_acted_on(rng, patient=True)
+            self._add_acted_on(rng, tries=_PATIENT)
 
     def _with_target(self, document: Document, rng: random.Random) -> Document:
         delivery = rng.choice(("at_least_once", "at_least_once", "at_most_once"))
