@@ -29,7 +29,16 @@ from uuid import UUID
 from sqlalchemy import Engine, event
 
 from gnomon.job.errors import Unavailable
-from gnomon.job.ports import DispatchStore, ExecutionQueue, ExecutionStore, HistoryStore, JobStore, PlanBatch, Waker
+from gnomon.job.ports import (
+    DispatchStore,
+    ExecutionQueue,
+    ExecutionStore,
+    HistoryStore,
+    JobStore,
+    PlanBatch,
+    RunStore,
+    Waker,
+)
 
 # How long after its begin a call counts as being with the target, and how long the target must then take.
 MIDDLE_SECONDS = 0.25
@@ -150,9 +159,8 @@ POINTS: Mapping[str, Point] = {
         _worker("L.after_commit", _AFTER, _answered, leads=["definitions.before"]),
         _worker("worker.return_slots.before", _BEFORE),
         _worker("worker.return_slots.after_commit", _AFTER),
-        *_client("create"),
-        *_client("update"),
-        *_client("delete"),
+        *(point for verb in ("create", "update", "pause", "resume", "delete") for point in _client(verb)),
+        *(point for verb in ("run", "backfill", "cancel") for point in _client(verb)),
     )
 }
 
@@ -177,6 +185,7 @@ STEPS: Mapping[type, Mapping[str, str]] = {
         "return_slots": "worker.return_slots",
     },
     JobStore: {"create": "create", "update": "update", "delete": "delete"},
+    RunStore: {"run": "run", "backfill": "backfill", "cancel": "cancel"},
 }
 # What changes no row: to die there is to die before the next step.
 WITHOUT_POINTS: Mapping[type, set[str]] = {
@@ -184,7 +193,8 @@ WITHOUT_POINTS: Mapping[type, set[str]] = {
     ExecutionQueue: {"probe", "lost_messages"},
     ExecutionStore: {"recorded_before"},
     JobStore: {"get", "get_by_name", "list"},
-    HistoryStore: {"list", "tallies"},
+    RunStore: set(),
+    HistoryStore: {"get", "list", "tallies"},
     Waker: {"wait", "wake"},
 }
 
@@ -202,6 +212,10 @@ class Switch:
     @property
     def armed_at(self) -> str:
         return self._point.name
+
+    @property
+    def step(self) -> str:
+        return self._point.step
 
     def pass_by(self, name: str, passage: Passage) -> None:
         """The process is at the point `name`. Whether it leaves it is another question."""
@@ -299,11 +313,11 @@ class ArmedDispatchStore(ArmedPort):
             self._switch.pass_by("D.before_commit", Passage(arguments={}))
 
 
-class ArmedJobStore(ArmedPort):
-    """The points of each verb are before and after its commit."""
+class ArmedTransactions(ArmedPort):
+    """A store of the API: the points of each verb are before and after its commit."""
 
-    def __init__(self, inner: JobStore, engine: Engine, switch: Switch) -> None:
-        super().__init__(inner, STEPS[JobStore], switch)
+    def __init__(self, inner: object, steps: Mapping[str, str], engine: Engine, switch: Switch) -> None:
+        super().__init__(inner, steps, switch)
         self._step = ""
         event.listen(engine, "commit", self._before_commit)
 
@@ -389,8 +403,15 @@ def _armed_dispatch_store(build: Build, switch: Switch, engine: Engine, **option
     return ArmedDispatchStore(build(engine, **options), engine, switch)
 
 
-def _armed_job_store(build: Build, switch: Switch, engine: Engine) -> ArmedJobStore:
-    return ArmedJobStore(build(engine), engine, switch)
+def _armed_job_store(build: Build, switch: Switch, engine: Engine) -> ArmedTransactions:
+    steps = dict(STEPS[JobStore])
+    if switch.step in ("pause", "resume"):
+        steps["update"] = switch.step  # what the service makes of it
+    return ArmedTransactions(build(engine), steps, engine, switch)
+
+
+def _armed_run_store(build: Build, switch: Switch, engine: Engine) -> ArmedTransactions:
+    return ArmedTransactions(build(engine), STEPS[RunStore], engine, switch)
 
 
 def _armed_execution_store(build: Build, switch: Switch, engine: Engine, **options: Any) -> ArmedPort:
@@ -411,4 +432,5 @@ _STAND_INS: Mapping[str, Build] = {
     "gnomon.bootstrap.worker.PostgresExecutionStore": _armed_execution_store,
     "gnomon.bootstrap.worker.HttpExecutor": _armed_executor,
     "gnomon.bootstrap.api.PostgresJobStore": _armed_job_store,
+    "gnomon.bootstrap.api.PostgresRunStore": _armed_run_store,
 }

@@ -246,20 +246,22 @@ def call_service(call: Mapping[str, Any]) -> int:
     """A client: one call of JobService over the stores that the API has, repeated until it is known to be done."""
     from gnomon.bootstrap import api
     from gnomon.bootstrap.database import open_engine
-    from gnomon.job.errors import NameTaken, NotFound, Unavailable
+    from gnomon.job.errors import Conflict, NotFound, Unavailable
     from gnomon.job.service import JobService
     from gnomon.settings import load_settings
 
     engine = open_engine(load_settings({}), check_first=True)
-    service = JobService(jobs=api.PostgresJobStore(engine), history=api.PostgresHistoryStore(engine))
+    service = JobService(
+        jobs=api.PostgresJobStore(engine), runs=api.PostgresRunStore(engine), history=api.PostgresHistoryStore(engine)
+    )
     verb: Callable[..., object] = getattr(service, call["verb"])
     while True:
         try:
-            verb(*call["arguments"])
+            verb(*call["arguments"], **call.get("options", {}))
         except Unavailable as error:
             print(f"not answered ({error}): once more", flush=True)
             time.sleep(0.1)
-        except (NameTaken, NotFound) as error:
+        except (Conflict, NotFound) as error:
             print(f"it was done before: {error}", flush=True)
             return 0
         else:

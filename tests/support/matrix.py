@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,26 +87,24 @@ class Result:
 
 
 class Runner:
-    """Runs cells, `at_once` of them side by side. They mostly wait, so two cores carry several."""
+    """Runs cells on one broker, `at_once` of them side by side. They mostly wait, so two cores carry several."""
 
     def __init__(
-        self,
-        postgres: EmbeddedPostgres,
-        *,
-        valkey: Callable[[], EmbeddedValkey],
-        rabbitmq: Callable[[], RabbitMQ],
-        at_once: int = AT_ONCE,
+        self, postgres: EmbeddedPostgres, *, broker: EmbeddedValkey | RabbitMQ, at_once: int = AT_ONCE
     ) -> None:
         self._postgres = postgres
-        self._valkey = valkey
-        self._rabbitmq = rabbitmq
+        self._broker = broker
         self._lock = threading.Lock()
         self._redis_databases: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in REDIS_DATABASES:
             self._redis_databases.put(number)
+        self._prepare_template()
         self._launcher = Launcher()
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="cell")
-        self._prepare_template()
+
+    @property
+    def broker(self) -> str:
+        return "rabbitmq" if isinstance(self._broker, RabbitMQ) else "redis"
 
     def submit(self, cell: Cell) -> Future[Result]:
         """Queues a cell."""
@@ -128,12 +126,11 @@ class Runner:
         folder = Path(tempfile.mkdtemp(prefix="gnomon-cell-"))
         failure = ""
         try:
-            with self._database() as database_url, self._broker(cell.broker) as queue_url:
+            with self._database() as database_url, self._queue() as queue_url:
                 place = Place(launcher=self._launcher, database_url=database_url, queue_url=queue_url, folder=folder)
                 run_trial(cell, place)
         except Exception as error:
-            failure = f"{type(error).__name__}: {error}"
-            failure += f"\nlogs: {_keep(folder, cell)}\nagain: {cell.replay}"
+            failure = f"{type(error).__name__}: {error}\nlogs: {_keep(folder, cell)}\nagain: {cell.replay}"
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return Result(cell=cell, seconds=time.monotonic() - started, failure=failure)
@@ -155,15 +152,15 @@ class Runner:
         finally:
             self._administer(f"drop database {name} with (force)")
 
-    @contextlib.contextmanager
-    def _broker(self, broker: str) -> Iterator[str]:
-        with self._redis_database() if broker == "redis" else self._vhost() as url:
-            yield url
+    def _queue(self) -> contextlib.AbstractContextManager[str]:
+        if isinstance(self._broker, RabbitMQ):
+            return self._vhost(self._broker)
+        return self._redis_database(self._broker)
 
     @contextlib.contextmanager
-    def _redis_database(self) -> Iterator[str]:
+    def _redis_database(self, valkey: EmbeddedValkey) -> Iterator[str]:
         number = self._redis_databases.get()
-        url = urlunsplit(urlsplit(self._valkey().url)._replace(path=f"/{number}"))
+        url = urlunsplit(urlsplit(valkey.url)._replace(path=f"/{number}"))
         try:
             with redis.Redis.from_url(url) as client:
                 client.flushdb()
@@ -172,15 +169,15 @@ class Runner:
             self._redis_databases.put(number)
 
     @contextlib.contextmanager
-    def _vhost(self) -> Iterator[str]:
+    def _vhost(self, rabbitmq: RabbitMQ) -> Iterator[str]:
         name = f"cell_{next(_numbers)}"
         with self._lock:
-            url = self._rabbitmq().add_vhost(name)
+            url = rabbitmq.add_vhost(name)
         try:
             yield url
         finally:
             with self._lock:
-                self._rabbitmq().delete_vhost(name)
+                rabbitmq.delete_vhost(name)
 
     def _administer(self, statement: str) -> None:
         with (
@@ -200,40 +197,30 @@ def _keep(folder: Path, cell: Cell) -> Path:
 
 
 def table(results: Collection[Result]) -> str:
-    """Markdown: a row for each point, a column for each broker, delivery and action."""
-    columns = list(itertools.product(BROKERS, DELIVERIES, Action))
-    marks = {result.cell: "FAILED" if result.failure else "ok" for result in results}
-    lines = [
-        "| point | " + " | ".join(f"{broker}, {delivery}: {action}" for broker, delivery, action in columns) + " |",
-        "| --- |" + " --- |" * len(columns),
-    ]
-    for point in POINTS:
-        cells = [
-            Cell(broker=broker, point=point, action=action, delivery=delivery) for broker, delivery, action in columns
-        ]
-        lines.append(f"| {point} | " + " | ".join(marks.get(cell, "") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    """Markdown: for each broker a table with a row for each point and a column for each delivery and action."""
+    marks = {result.cell: "**failed**" if result.failure else "ok" for result in results}
+    columns = list(itertools.product(DELIVERIES, Action))
+    lines: list[str] = []
+    for broker in BROKERS:
+        lines += [f"## {broker}", "", "| point | " + " | ".join(f"{d}: {a}" for d, a in columns) + " |"]
+        lines += ["| --- |" + " --- |" * len(columns)]
+        for point in POINTS:
+            cells = [Cell(broker=broker, point=point, action=a, delivery=d) for d, a in columns]
+            lines += [f"| {point} | " + " | ".join(marks.get(cell, "") for cell in cells) + " |"]
+        lines += [""]
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager
-def opened_runner(*, at_once: int) -> Iterator[Runner]:
-    """A runner with servers of its own; a broker starts when first asked for."""
+def opened_runner(broker: str, *, at_once: int) -> Iterator[Runner]:
+    """A runner with servers of its own."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gnomon-matrix-")))
         postgres = EmbeddedPostgres(folder / "postgres", fsync=False, settings={"max_connections": "300"})
         stack.enter_context(postgres)
-        valkey, rabbitmq = EmbeddedValkey(None), RabbitMQ(folder / "rabbitmq")
-        stack.callback(valkey.stop)
-        stack.callback(rabbitmq.stop)
-        valkey.start()
-        yield stack.enter_context(
-            Runner(postgres, valkey=lambda: valkey, rabbitmq=lambda: _running(rabbitmq), at_once=at_once)
-        )
-
-
-def _running(rabbitmq: RabbitMQ) -> RabbitMQ:
-    rabbitmq.start()
-    return rabbitmq
+        server = EmbeddedValkey(None) if broker == "redis" else RabbitMQ(folder / "rabbitmq")
+        stack.enter_context(server)
+        yield stack.enter_context(Runner(postgres, broker=server, at_once=at_once))
 
 
 def main() -> int:
@@ -241,22 +228,29 @@ def main() -> int:
     options = _read_options()
     cells = _chosen(options)
     if not cells:
-        print("no such cell; --list shows them all")
+        print("no such cell; --all --list shows them all")
         return 2
     if options.list:
         print("\n".join(map(str, cells)))
         return 0
     started, results = time.monotonic(), []
-    with opened_runner(at_once=options.jobs) as runner:
-        for future in as_completed([runner.submit(cell) for cell in cells]):
-            results.append(future.result())
-            _tell(results[-1], len(results), len(cells))
+    for result in _run_all(cells, at_once=options.jobs):
+        results.append(result)
+        _tell(result, len(results), len(cells))
     failed = [result for result in results if result.failure]
     if options.table:
         options.table.parent.mkdir(parents=True, exist_ok=True)
         options.table.write_text(table(results))
     print(f"{len(results)} cells in {time.monotonic() - started:.0f} s, {len(failed)} failed")
     return 1 if failed else 0
+
+
+def _run_all(cells: Sequence[Cell], *, at_once: int) -> Iterator[Result]:
+    for broker in BROKERS:
+        if chosen := [cell for cell in cells if cell.broker == broker]:
+            with opened_runner(broker, at_once=at_once) as runner:
+                for future in as_completed([runner.submit(cell) for cell in chosen]):
+                    yield future.result()
 
 
 def _tell(result: Result, number: int, total: int) -> None:

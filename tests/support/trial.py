@@ -94,9 +94,13 @@ class Trial:
         reached_at = self._database_now()
         self._start_twin()
         self._until("jobs run again", lambda: self._all_ran_since(reached_at), seconds=FINISH_SECONDS)
+        if self.point.role is Role.CLIENT:  # it repeats what it asked for while that still means something
+            self._let_go(victim, reached_at)
+            victim.wait(REACH_SECONDS)
         self._until("the schedules are stopped", self._stop_schedules)
         self._until("everything is in a final state", lambda: self._unfinished() == 0, seconds=FINISH_SECONDS)
-        self._let_go(victim, reached_at)
+        if self.point.role is not Role.CLIENT:
+            self._let_go(victim, reached_at)
         self._end_orderly(victim)
         wrong = [*self._wrong_logs(), *complaints(self.world, self.target.requests, self.promises)]
         wrong += self.scene.wrong(self)
@@ -112,7 +116,7 @@ class Trial:
     # what is to run
 
     def _create_jobs(self) -> None:
-        soon = (datetime.now(UTC) - timedelta(seconds=0.5)).isoformat()
+        soon = (datetime.now(UTC) - timedelta(seconds=10.5)).isoformat()
         every = {"interval_seconds": 1, "starts_at": soon}
         for number in range(6):
             self._create(f"steady-{number}", "/hook", overlap="allow", **every)
@@ -130,7 +134,7 @@ class Trial:
         given = {**self.document(name, path), **document}
         job = self.world.service.create(given)
         self.names[name] = job.id
-        self.promise(job.id, replace(promise, first=job.next_run))
+        self.promise(job.id, promise)
 
     def document(self, name: str, path: str) -> dict[str, Any]:
         """A job of this cell's delivery without its schedule."""
@@ -174,11 +178,16 @@ class Trial:
             environment["FAILPOINT"] = f"{self.cell.point}={self.cell.action}"
             environment["FAILPOINT_MARKER"] = str(self._marker)
         if role is Role.CLIENT:
-            environment["CLIENT_CALL"] = json.dumps(self.scene.call(self))
+            environment["CLIENT_CALL"] = json.dumps(self._call)
         log = self._place.folder / f"{name}.log"
         process = self._place.launcher.start(role, environment, log=log, name=name)
         self._processes.append(process)
         return process
+
+    @cached_property
+    def _call(self) -> Mapping[str, Any]:
+        """The same each time: a client that did not hear the answer repeats its question."""
+        return self.scene.call(self)
 
     @cached_property
     def _environment(self) -> Mapping[str, str]:
@@ -247,6 +256,13 @@ class Trial:
     def _unfinished(self) -> int:
         count: int = self.world.one("select count(*) from executions where state in ('WAITING', 'PENDING', 'RUNNING')")
         return count
+
+    def count(self, condition: str) -> int:
+        """How many executions fulfil it."""
+        found: int = self.world.one(
+            f"select count(*) from executions e join jobs j on j.id = e.job_id where {condition}"
+        )
+        return found
 
     def _database_now(self) -> datetime:
         now: datetime = self.world.one("select clock_timestamp()")
@@ -444,16 +460,121 @@ class Deletion(Scene):
         return bool(deleted)
 
 
+class Pause(Scene):
+    """A client pauses a job of which one execution runs and another waits."""
+
+    def call(self, trial: Trial) -> Mapping[str, Any]:
+        return {"verb": "pause", "arguments": ["name:queued-0"], "options": {"reason": "maintenance"}}
+
+    def done(self, trial: Trial) -> bool:
+        status: str = trial.world.one("select status from jobs where name = 'queued-0'")
+        return status == "STOPPED"
+
+    def wrong(self, trial: Trial) -> list[str]:
+        return _wrong_events(trial, "queued-0", "PAUSED")
+
+
+class Resumption(Scene):
+    """A client resumes a job."""
+
+    def prepare(self, trial: Trial) -> None:
+        trial.world.service.pause("name:queued-0")
+
+    def call(self, trial: Trial) -> Mapping[str, Any]:
+        return {"verb": "resume", "arguments": ["name:queued-0"]}
+
+    def done(self, trial: Trial) -> bool:
+        return trial.count("name = 'queued-0' and state = 'SUCCEEDED'") > 0
+
+    def wrong(self, trial: Trial) -> list[str]:
+        return _wrong_events(trial, "queued-0", "RESUMED")
+
+
+def _wrong_events(trial: Trial, name: str, action: str) -> list[str]:
+    """The trail has one entry for what was asked once, however often it was repeated."""
+    count = trial.world.one(
+        "select count(*) from job_events where job_id = :id and action = :action", id=trial.names[name], action=action
+    )
+    return [] if count == 1 else [f"{count} entries say {action}"]
+
+
+class Run(Scene):
+    """A client asks for an execution, with an Idempotency-Key."""
+
+    def call(self, trial: Trial) -> Mapping[str, Any]:
+        return {"verb": "run_now", "arguments": ["name:queued-0"], "options": {"may_wait": True, "key": "one"}}
+
+    def done(self, trial: Trial) -> bool:
+        return trial.count("trigger = 'MANUAL' and state = 'SUCCEEDED'") > 0
+
+    def wrong(self, trial: Trial) -> list[str]:
+        count = trial.count("trigger = 'MANUAL'")
+        return [] if count == 1 else [f"{count} executions came of one request"]
+
+
+class Backfill(Scene):
+    """A client asks for the moments before the job was created."""
+
+    MOMENTS = 5
+
+    def call(self, trial: Trial) -> Mapping[str, Any]:
+        first = trial.world.one("select starts_at from jobs where name = 'steady-0'")
+        last = first + timedelta(seconds=self.MOMENTS - 1)
+        span = {"since": first.isoformat(), "until": last.isoformat(), "key": "one"}
+        return {"verb": "backfill", "arguments": ["name:steady-0"], "options": span}
+
+    def done(self, trial: Trial) -> bool:
+        return trial.count("trigger = 'BACKFILL' and state = 'SUCCEEDED'") > 0
+
+    def wrong(self, trial: Trial) -> list[str]:
+        count = trial.count("trigger = 'BACKFILL'")
+        return [] if count == self.MOMENTS else [f"{count} executions came of {self.MOMENTS} moments"]
+
+
+class CancelCall(Scene):
+    """A client cancels an execution that runs."""
+
+    def prepare(self, trial: Trial) -> None:
+        job_id = trial.names["queued-0"]
+        trial.promise(job_id, replace(trial.promises[job_id], may_be_cancelled=True))
+
+    def call(self, trial: Trial) -> Mapping[str, Any]:
+        chosen: list[Any] = []
+
+        def runs() -> bool:
+            chosen.extend(
+                trial.world.sql(
+                    "select id from executions where job_id = :id and state = 'RUNNING'", id=trial.names["queued-0"]
+                )
+            )
+            return bool(chosen)
+
+        trial._until("an execution runs", runs)
+        return {"verb": "cancel", "arguments": [str(chosen[0].id)]}
+
+    def wrong(self, trial: Trial) -> list[str]:
+        """It was asked in time, unless the first client died before its commit."""
+        execution_id = trial._call["arguments"][0]
+        state = trial.world.one("select state from executions where id = :id", id=execution_id)
+        too_late = {"SUCCEEDED", "UNKNOWN"}
+        return [] if state == "CANCELLED" or state in too_late else [f"the cancelled execution is {state}"]
+
+
 SCENES: Mapping[str, Scene] = {
     "R1": LostMessages(overdue=True),
     "free_slots": LostMessages(overdue=False),
     "R2": DeadWorker(),
     "cancel_poll": Cancellation(),
-    "L": Leaving(Trial.led),
+    "L": Leaving(Trial.led, SCHEDULER_WORKER_SHUTDOWN_TIMEOUT="1s"),
     "worker.return_slots": Leaving(
         lambda trial: len(trial.target.received("/slow")) > 0, SCHEDULER_WORKER_CONCURRENCY="2"
     ),
     "create": Creation(),
     "update": Edit(),
     "delete": Deletion(),
+    "pause": Pause(),
+    "resume": Resumption(),
+    "run": Run(),
+    "backfill": Backfill(),
+    "cancel": CancelCall(),
 }
