@@ -29,6 +29,7 @@ class Broker(ABC):
 
     def __init__(self) -> None:
         self._frozen = False
+        self._starting = False
         self._to_empty = False
 
     @property
@@ -39,15 +40,29 @@ class Broker(ABC):
     @abstractmethod
     def _pid(self) -> int | None: ...
 
-    @abstractmethod
     def start(self) -> None:
-        """Nothing when it runs."""
+        """Returns when it answers. Nothing when it runs."""
+        self._starting = True
+        try:
+            self._start()
+        finally:
+            self._starting = False
+
+    @abstractmethod
+    def _start(self) -> None: ...
 
     @abstractmethod
     def stop(self) -> None: ...
 
+    def kill(self) -> None:
+        """Also one that is frozen."""
+        if self._pid is None or self._starting:
+            raise Missed("the broker is down already")
+        self._kill()
+        self._frozen = False
+
     @abstractmethod
-    def kill(self) -> None: ...
+    def _kill(self) -> None: ...
 
     @abstractmethod
     def forget(self) -> None:
@@ -69,6 +84,7 @@ class Broker(ABC):
 
     def freeze(self) -> None:
         """Nothing is answered, until `thaw`."""
+        self._check_answers()
         self._signal(signal.SIGSTOP)
         self._frozen = True
 
@@ -95,8 +111,8 @@ class Broker(ABC):
                 os.kill(pid, number)
 
     def _check_answers(self) -> None:
-        if self._pid is None or self._frozen:
-            raise Missed("the broker is down or frozen")
+        if self._pid is None or self._frozen or self._starting:
+            raise Missed("the broker is down or frozen already")
 
 
 class Valkey(Broker):
@@ -113,15 +129,14 @@ class Valkey(Broker):
     def _pid(self) -> int | None:
         return self._server.pid
 
-    def start(self) -> None:
+    def _start(self) -> None:
         self._server.start()
 
     def stop(self) -> None:
         self._server.stop()
 
-    def kill(self) -> None:
+    def _kill(self) -> None:
         self._server.kill()
-        self._frozen = False
 
     def forget(self) -> None:
         shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)
@@ -167,15 +182,14 @@ class Rabbit(Broker):
     def _pid(self) -> int | None:
         return self._server.pid
 
-    def start(self) -> None:
+    def _start(self) -> None:
         self._server.start()
 
     def stop(self) -> None:
         self._server.stop()
 
-    def kill(self) -> None:
+    def _kill(self) -> None:
         self._server.kill()
-        self._frozen = False
 
     def forget(self) -> None:
         shutil.rmtree(self._server.data_dir / "mnesia", ignore_errors=True)

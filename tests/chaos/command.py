@@ -7,7 +7,6 @@ with all logs and rows stays.
 """
 
 import argparse
-import heapq
 import random
 import shutil
 import signal
@@ -18,15 +17,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 
 from chaos import evidence
+from chaos.agenda import Agenda
 from chaos.api import Api
-from chaos.brokers import BROKERS, Missed
+from chaos.brokers import BROKERS
 from chaos.checker import DOUBLED, EARLY, LOST, STUCK, TWICE, check
 from chaos.cluster import LEASE_SECONDS, WORKERS, Cluster
 from chaos.faults import KINDS, Fault, Scene, plan
@@ -95,7 +94,9 @@ class Run:
             stack.callback(load.stop)
             load.start()
             time.sleep(_WARM_UP_SECONDS)
-            episodes = self._break(Scene(cluster=cluster, postgres=self._postgres, broker=self._broker), faults)
+            self._begun = time.monotonic()
+            scene = Scene(cluster=cluster, postgres=self._postgres, broker=self._broker)
+            episodes = Agenda(scene, self._say).carry_out(faults)
             self._say("all is mended")
             self._settle(load, api)
             evidence.dump(self._postgres.url, self._folder)
@@ -103,32 +104,6 @@ class Run:
             print(f"  {times:6} {verb}")
         for surprise in api.surprises[:_SHOWN]:
             print(f"  unexpected: {surprise}")
-        return episodes
-
-    def _break(self, scene: Scene, faults: Sequence[Fault]) -> Sequence[Episode]:
-        """Begins and mends each fault at its time, all in this thread: servers that it starts end with it."""
-        self._begun = begun = time.monotonic()
-        order = count()
-        agenda = [(fault.at.total_seconds(), next(order), fault, None) for fault in faults]
-        episodes: list[Episode] = []
-        while agenda:
-            at, _, fault, mend = heapq.heappop(agenda)
-            time.sleep(max(0.0, begun + at - time.monotonic()))
-            if mend is not None:
-                begun_at, carried = mend
-                carried()
-                episodes.append(_episode(fault, begun_at))
-                continue
-            begun_at = datetime.now(UTC)
-            try:
-                carried = KINDS[fault.kind].begin(scene, fault)
-                self._say(str(fault))
-            except Missed as reason:
-                self._say(f"{fault}: missed, {reason}")
-                continue
-            ends = time.monotonic() - begun + fault.lasts.total_seconds()
-            heapq.heappush(agenda, (ends, next(order), fault, (begun_at, carried)))
-        scene.cluster.heal()
         return episodes
 
     def _settle(self, load: Load, api: Api) -> None:
@@ -189,10 +164,6 @@ def _told(recovery: Recovery) -> str:
     episode = recovery.episode
     first = "nothing fell due" if recovery.first is None else f"the first prompt start {recovery.first:.1f} s"
     return f"{recovery.seconds:5.1f} s after {episode.name} ({first}, the last that was hit {recovery.last:.1f} s)"
-
-
-def _episode(fault: Fault, begun_at: datetime) -> Episode:
-    return Episode(name=str(fault), victim=fault.victim, begun_at=begun_at, ended_at=datetime.now(UTC))
 
 
 @contextmanager

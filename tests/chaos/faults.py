@@ -55,12 +55,16 @@ Begin = Callable[[Scene, Fault], Carried]
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """`begin` breaks something, and returns what mends it. `seconds`: how long it lasts, at least and at most."""
+    """`begin` breaks something, and returns what mends it. `seconds`: how long it lasts, at least and at most.
+
+    `slow`: mending takes seconds, and other things are to break meanwhile.
+    """
 
     weight: float
     victims: Sequence[str]
     seconds: tuple[float, float]
     begin: Begin
+    slow: bool = False
 
 
 def plan(seed: int, duration: timedelta, kinds: Sequence[str]) -> Iterator[Fault]:
@@ -224,7 +228,7 @@ KINDS = {
     "broker-cut": Kind(weight=1, victims=_ON_BROKER, seconds=_AT_ONCE, begin=_on_broker_link(Proxy.cut)),
     "broker-refuse": Kind(weight=1, victims=_ON_BROKER, seconds=(0.5, 5.0), begin=_on_broker_link(Proxy.refuse)),
     "broker-latency": Kind(weight=1, victims=_ON_BROKER, seconds=(2.0, 8.0), begin=_on_broker_link(Proxy.delay, 0.1)),
-    "broker-restart": Kind(weight=2, victims=_BROKER, seconds=(0.0, 4.0), begin=_restart_broker),
+    "broker-restart": Kind(weight=2, victims=_BROKER, seconds=(0.0, 4.0), begin=_restart_broker, slow=True),
     "broker-freeze": Kind(weight=1, victims=_BROKER, seconds=(1.0, 8.0), begin=_freeze_broker),
     "broker-full": Kind(weight=1, victims=_BROKER, seconds=(1.0, 8.0), begin=_fill_broker),
     "wipe": Kind(weight=2, victims=_BROKER, seconds=_AT_ONCE, begin=_wipe_broker),
