@@ -13,13 +13,15 @@ reply); `kill` and `stop` belong everywhere.
 """
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -154,7 +156,7 @@ POINTS: Mapping[str, Point] = {
         _worker("renew.before", _BEFORE),
         _worker("renew.after_commit", _AFTER, _answered),
         _worker("cancel_poll.before", _BEFORE),
-        _worker("cancel_poll.after", (*_SIGNALS, Action.RAISE), _answered),
+        _worker("cancel_poll.after", _SIGNALS, _answered),
         _worker("L.before", _BEFORE, leads=["definitions.before"]),
         _worker("L.after_commit", _AFTER, _answered, leads=["definitions.before"]),
         _worker("worker.return_slots.before", _BEFORE),
@@ -199,6 +201,9 @@ WITHOUT_POINTS: Mapping[type, set[str]] = {
 }
 
 
+_CROSSING: ContextVar[object] = ContextVar("crossing", default=None)
+
+
 class Switch:
     """The armed point of this process. Acts once; the leads fail until then."""
 
@@ -208,6 +213,7 @@ class Switch:
         self._marker = marker
         self._lock = threading.Lock()
         self._acted = False
+        self._acted_in: object = None
 
     @property
     def armed_at(self) -> str:
@@ -226,15 +232,23 @@ class Switch:
             self._note("reached", **_named(passage))
             self._act()
 
-    def leave(self, step: str) -> None:
-        """The armed step is over, however it ended."""
-        if self._acted and step == self._point.step:
-            self._note("left")
+    @contextlib.contextmanager
+    def crossing(self) -> Iterator[None]:
+        """One run of a step, in whichever thread or task. The end of the armed one is noted, however it ended."""
+        this = object()
+        before = _CROSSING.set(this)
+        try:
+            yield
+        finally:
+            _CROSSING.reset(before)
+            if self._acted_in is this:
+                self._note("left")
 
     def _is_first(self, passage: Passage) -> bool:
         with self._lock:
             first = not self._acted and self._point.when(passage)
-            self._acted |= first
+            if first:
+                self._acted, self._acted_in = True, _CROSSING.get()
         return first
 
     def _act(self) -> None:
@@ -282,13 +296,11 @@ class ArmedPort:
 
     def _pass(self, step: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
         arguments = inspect.signature(method).bind(*args, **options).arguments
-        try:
+        with self._switch.crossing():
             self._switch.pass_by(f"{step}.before", Passage(arguments=arguments))
             answer = method(*args, **options)
             for after in ("after", "after_commit"):
                 self._switch.pass_by(f"{step}.{after}", Passage(arguments=arguments, answer=answer))
-        finally:
-            self._switch.leave(step)
         return answer
 
 
@@ -362,12 +374,10 @@ class ArmedExecutor:
 
     async def execute(self, target: object, call: Any) -> Any:
         passage = Passage(arguments={"call": call})
-        try:
+        with self._switch.crossing():
             self._switch.pass_by("E.before", passage)
             outcome = await self._watched(self._inner.execute(target, call), passage)
             self._switch.pass_by("E.after", passage)
-        finally:
-            self._switch.leave("E")
         return outcome
 
     async def aclose(self) -> None:
@@ -390,7 +400,7 @@ def arm(environment: Mapping[str, str]) -> None:
         return
     name, _, action = environment["FAILPOINT"].partition("=")
     switch = Switch(POINTS[name], Action(action), Path(environment["FAILPOINT_MARKER"]))
-    for place, stand_in in _STAND_INS.items():
+    for place, stand_in in STAND_INS.items():
         module_name, _, attribute = place.rpartition(".")
         module = __import__(module_name, fromlist=[attribute])
         setattr(module, attribute, functools.partial(stand_in, getattr(module, attribute), switch))
@@ -426,7 +436,7 @@ def _armed_executor(build: Build, switch: Switch, **options: Any) -> ArmedExecut
     return ArmedExecutor(build(**options), switch)
 
 
-_STAND_INS: Mapping[str, Build] = {
+STAND_INS: Mapping[str, Build] = {
     "gnomon.bootstrap.scheduler.PostgresDispatchStore": _armed_dispatch_store,
     "gnomon.bootstrap.scheduler.CeleryQueue": _armed_queue,
     "gnomon.bootstrap.worker.PostgresExecutionStore": _armed_execution_store,

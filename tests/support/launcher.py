@@ -113,6 +113,10 @@ class Launcher:
         self._lock = threading.Lock()
         self._codes: dict[int, int] = {}
 
+    @property
+    def pid(self) -> int:
+        return self._server.pid
+
     def start(self, role: str, environment: Mapping[str, str], *, log: Path, name: str | None = None) -> Process:
         """A process of `gnomon <role>`, or of the client; it may not be ready yet."""
         log.touch()
@@ -132,7 +136,8 @@ class Launcher:
         """Ends the server, and whoever it forked."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        self._server.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._server.stdin.close()
         self._server.wait(10)
         self._server.stdout.close()
 
@@ -229,17 +234,22 @@ def _run(role: str) -> int:
 def scale() -> None:
     """Assigns SCALED. Raises AttributeError or KeyError for a name that the product no longer has."""
     for place, value in SCALED.items():
-        module, _, path = place.partition(":")
-        *owners, name = path.split(".")
-        owner: Any = importlib.import_module(module)
-        for each in owners:
-            owner = getattr(owner, each)
+        owner, name = look_up(place)
         if isinstance(owner, dict):
-            assert name in owner, place
             owner[name] = value
         else:
-            getattr(owner, name)
             setattr(owner, name, value)
+
+
+def look_up(place: str) -> tuple[Any, str]:
+    """What holds a value of SCALED, and the value's name in it. Raises AttributeError or KeyError."""
+    module, _, path = place.partition(":")
+    *owners, name = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for each in owners:
+        owner = getattr(owner, each)
+    _ = owner[name] if isinstance(owner, dict) else getattr(owner, name)
+    return owner, name
 
 
 def call_service(call: Mapping[str, Any]) -> int:
