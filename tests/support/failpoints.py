@@ -50,7 +50,8 @@ class Action(StrEnum):
     """What happens at a point, once."""
 
     KILL = "kill"  # SIGKILL
-    STOP = "stop"  # SIGSTOP, until somebody sends SIGCONT
+    STOP = "stop"  # SIGSTOP, until others have finished everything
+    PAUSE = "pause"  # SIGSTOP, until another worker carries out what this one held
     RAISE = "raise"  # the step fails without being done
     DO_THEN_RAISE = "do_then_raise"  # the step is done, and fails all the same
 
@@ -104,6 +105,9 @@ class Point:
 _BEFORE = (Action.KILL, Action.STOP, Action.RAISE)
 _SIGNALS = (Action.KILL, Action.STOP)
 _AFTER = (Action.KILL, Action.STOP, Action.DO_THEN_RAISE)
+# Of a worker that holds attempts.
+_HOLDING_BEFORE = (*_BEFORE, Action.PAUSE)
+_HOLDING_AFTER = (*_AFTER, Action.PAUSE)
 
 
 def _scheduler(name: str, actions: Sequence[Action], when: When = _always, leads: Sequence[str] = ()) -> Point:
@@ -144,20 +148,22 @@ POINTS: Mapping[str, Point] = {
         _scheduler("R2.before", _BEFORE, _unsparing),
         _scheduler("R2.after_commit", _AFTER, lambda passage: passage.answer.total > 0),
         _worker("C.before", _BEFORE),
-        _worker("C.after_commit", _AFTER, _answered),
-        _worker("definitions.after", (*_SIGNALS, Action.RAISE), _answered),  # a question: done or not is all the same
-        _worker("S.before", _BEFORE),
+        _worker("C.after_commit", _HOLDING_AFTER, _answered),
+        _worker(
+            "definitions.after", (*_SIGNALS, Action.PAUSE, Action.RAISE), _answered
+        ),  # a question: done or not is all the same
+        _worker("S.before", _HOLDING_BEFORE),
         _worker("S.after_commit", _AFTER, _answered),
-        _worker("E.before", _BEFORE),
-        _worker("E.middle", _SIGNALS),
-        _worker("E.after", _AFTER),
-        _worker("W.before", _BEFORE),
+        _worker("E.before", _HOLDING_BEFORE),
+        _worker("E.middle", (*_SIGNALS, Action.PAUSE)),
+        _worker("E.after", _HOLDING_AFTER),
+        _worker("W.before", _HOLDING_BEFORE),
         _worker("W.after_commit", _AFTER, _answered),
-        _worker("renew.before", _BEFORE),
-        _worker("renew.after_commit", _AFTER, _answered),
+        _worker("renew.before", _HOLDING_BEFORE),
+        _worker("renew.after_commit", _HOLDING_AFTER, _answered),
         _worker("cancel_poll.before", _BEFORE),
         _worker("cancel_poll.after", _SIGNALS, _answered),
-        _worker("L.before", _BEFORE, leads=["definitions.before"]),
+        _worker("L.before", _HOLDING_BEFORE, leads=["definitions.before"]),
         _worker("L.after_commit", _AFTER, _answered, leads=["definitions.before"]),
         _worker("worker.return_slots.before", _BEFORE),
         _worker("worker.return_slots.after_commit", _AFTER),
@@ -255,7 +261,7 @@ class Switch:
         match self._action:
             case Action.KILL:
                 _signal_myself(signal.SIGKILL)
-            case Action.STOP:
+            case Action.STOP | Action.PAUSE:
                 _signal_myself(signal.SIGSTOP)
                 self._note("resumed")
             case Action.RAISE | Action.DO_THEN_RAISE:

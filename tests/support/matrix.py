@@ -30,13 +30,14 @@ from gnomon.embedded.postgres import EmbeddedPostgres
 from gnomon.embedded.valkey import EmbeddedValkey
 from gnomon.storage.postgres.migrate import migrate
 from support import ledger
-from support.failpoints import POINTS, Action
+from support.failpoints import POINTS, Action, Point
 from support.launcher import Launcher
 from support.trial import ONCE, Cell, Place, run_trial
 
 BROKERS = ("redis", "rabbitmq")
 DELIVERIES = ("at_least_once", ONCE)
 AT_ONCE = 6
+BEFORE_START = ("C", "definitions", "S", "L")
 REDIS_DATABASES = range(1, 16)
 FAILURES = Path("build/matrix")
 _TEMPLATE = "template_matrix"
@@ -44,15 +45,22 @@ _numbers = itertools.count(1)
 
 
 def all_cells() -> list[Cell]:
-    """Every combination that there is. Only what is delivered at most once is started (S)."""
+    """Every combination that there is."""
     return [
         Cell(broker=broker, point=point.name, action=action, delivery=delivery)
         for broker in BROKERS
         for point in POINTS.values()
         for delivery in DELIVERIES
-        if delivery == ONCE or point.step != "S"
         for action in point.actions
+        if _exists(point, action, delivery)
     ]
+
+
+def _exists(point: Point, action: Action, delivery: str) -> bool:
+    """Only what is delivered at most once is started (S), and then nobody takes it over."""
+    if delivery == ONCE:
+        return action is not Action.PAUSE or point.step in BEFORE_START
+    return point.step != "S"
 
 
 def sample(seed: str) -> list[Cell]:

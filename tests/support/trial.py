@@ -21,8 +21,8 @@ from support.launcher import LEASE, Launcher, Process
 from support.ledger import Promise, complaints
 from support.world import World
 
-REACH_SECONDS = 20.0
-FINISH_SECONDS = 40.0
+REACH_SECONDS = 30.0
+FINISH_SECONDS = 60.0
 SLOW_SECONDS = 1.2  # more than a third of the lease, so that it is renewed; and E.middle lies within it
 ONCE = "at_most_once"
 
@@ -93,6 +93,9 @@ class Trial:
         self._until_reached(victim)
         reached_at = self._database_now()
         self._start_twin()
+        if self.cell.action is Action.PAUSE:
+            self._until("another worker carries out what the victim held", self._is_taken_over, seconds=FINISH_SECONDS)
+            victim.signal(signal.SIGCONT)
         self._until("jobs run again", lambda: self._all_ran_since(reached_at), seconds=FINISH_SECONDS)
         if self.point.role is Role.CLIENT:  # it repeats what it asked for while that still means something
             self._let_go(victim, reached_at)
@@ -245,6 +248,11 @@ class Trial:
         )
         return ran == 6 and self.scene.done(self)
 
+    def _is_taken_over(self) -> bool:
+        condition = "e.state = 'RUNNING' and e.worker not like '%-victim'"
+        lost = "exists (select 1 from attempts a where a.execution_id = e.id and a.worker like '%-victim')"
+        return self.count(f"{condition} and {lost}") > 0
+
     def _stop_schedules(self) -> bool:
         try:
             self.world.sql("update jobs set status = 'STOPPED' where status = 'RUNNING'")
@@ -270,7 +278,7 @@ class Trial:
 
     def _let_go(self, victim: Process, reached_at: datetime) -> None:
         """A stopped victim comes back when others have long finished its work, and goes on where it was."""
-        if self.cell.action is not Action.STOP:
+        if self.cell.action not in (Action.STOP, Action.PAUSE):
             return
         long_ago = reached_at + LEASE + timedelta(seconds=1)
         self._until("every lease has ended", lambda: self._database_now() > long_ago)
@@ -297,9 +305,14 @@ class Trial:
     def _state(self) -> str:
         rows = self.world.sql(
             "select j.name, e.* from executions e join jobs j on j.id = e.job_id "
-            "where state in ('WAITING', 'PENDING', 'RUNNING') order by e.id limit 20"
+            "where state in ('WAITING', 'PENDING', 'RUNNING') order by e.id limit 5"
         )
-        return "\n".join(str(dict(row._mapping)) for row in rows)
+        return "\n".join(
+            f"{row.name}: {row.id} {row.state}, attempt {row.attempt} by {row.worker}, lease until "
+            f"{row.lease_expires_at}, available {row.available_at}, published {row.publish_count} times, "
+            f"next {row.next_publish_at}"
+            for row in rows
+        )
 
     def _wrong_logs(self) -> Iterator[str]:
         """An ERROR asks for a person. There is nothing here that one could do."""
