@@ -96,6 +96,14 @@ def test_rescue_scan_reads_the_lease_index_only(world: World) -> None:
     assert {"executions_lease"} <= reads <= {"executions_lease", "executions_pkey", "executions_waiting"}
 
 
+def test_question_for_overlooked_executions_reads_the_publish_index_only(world: World) -> None:
+    fill_executions(world, "SUCCEEDED", ROWS)
+    fill_executions(world, "PENDING", 1000)
+    world.sql("analyze executions")
+    plan = plan_of(world, statements.OVERLOOKED, queues=["io"], oldest=60, newest=15, longest=1000)
+    assert scans_of(plan, "executions") == {"executions_publish"}
+
+
 @pytest.mark.parametrize("analyzed_when", ["empty", "small"])
 def test_claim_and_record_reach_rows_by_primary_key_with_a_backlog_and_stale_statistics(
     world: World, analyzed_when: str

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from uuid import uuid4
 
 import uvloop
@@ -15,6 +16,7 @@ from gnomon.process.last_resort import end_within
 from gnomon.process.signals import StopSignal
 from gnomon.queue.celery.app import create_app
 from gnomon.queue.celery.consumer import run_worker
+from gnomon.queue.celery.watchdog import ConsumeWatchdog
 from gnomon.settings import Settings
 from gnomon.storage.postgres.executions import PostgresExecutionStore
 from gnomon.storage.postgres.migrate import require_latest
@@ -39,8 +41,9 @@ def run(settings: Settings) -> int:
     engine = open_engine(settings)
     if not wait_until_available("waiting for the database", lambda: require_latest(engine), stop):
         return 0
+    store = PostgresExecutionStore(engine, instance=uuid4(), worker=settings.scheduler.id)
     runner = Runner(
-        store=PostgresExecutionStore(engine, instance=uuid4(), worker=settings.scheduler.id),
+        store=store,
         executors=make_executors,
         new_loop=uvloop.new_event_loop,
         concurrency=settings.worker.concurrency,
@@ -55,6 +58,10 @@ def run(settings: Settings) -> int:
         threads=settings.worker.threads,
         hostname=settings.scheduler.id,
         stopping=stop.is_set,
+        watchdog=ConsumeWatchdog(
+            overlooked=partial(store.overlooked, settings.worker.queues), is_busy=lambda: runner.in_flight > 0
+        ),
+        patience=settings.worker.shutdown_timeout + FAREWELL,
         on_ready=lambda: log.info("worker %s is ready", settings.scheduler.id),
     )
     engine.dispose()

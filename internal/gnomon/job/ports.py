@@ -365,6 +365,12 @@ class ExecutionStore(Protocol):
     def return_slots(self, ids: Collection[UUID]) -> None:
         """As DispatchStore.return_slots: for ids of a message that this worker will not admit."""
 
+    def overlooked(self, queues: Collection[str], *, oldest: timedelta, newest: timedelta) -> int:
+        """How many executions of these queues are due and unclaimed after a second message or a later one.
+
+        Only where the last message was sent between `oldest` and `newest` ago. Counts no further than 1,000.
+        """
+
 
 class Waker(Protocol):
     """Sleeps until a moment that another process announced, or the time is up."""
@@ -387,3 +393,6 @@ class ExecutionQueue(Protocol):
 
     def lost_messages(self) -> bool:
         """Whether the broker has lost what was published, since the last call that answered False."""
+
+    def break_off(self) -> None:
+        """From another thread: ends the link under a call, which then raises Unavailable. Never waits, never raises."""

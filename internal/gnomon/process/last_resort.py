@@ -1,14 +1,19 @@
-"""A stop that ends, whatever hangs: a server that is frozen, not gone, can hold a call up for ever."""
+"""A stop that ends, whatever hangs: a server that is frozen, not gone, can hold a call up for ever.
+
+And the end of a process that can't go on as it is, so that its supervisor starts it again.
+"""
 
 import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from types import FrameType
 from typing import Protocol
 
+EXIT_CODE = os.EX_SOFTWARE
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +40,19 @@ def end_within(limit: timedelta, stop: Stopping, *, end: Callable[[int], object]
         timer.start()
 
     stop.on_stop(start)
+
+
+def end_process(stop: Callable[[], None], *, within: timedelta) -> None:
+    """Asks for an orderly end by `stop`; ends the process as it is when that takes longer. Does not return.
+
+    Called in a daemon thread, because the main thread may be the one that hangs. The orderly end has to see to the exit
+    code itself: EXIT_CODE.
+    """
+    stop()
+    time.sleep(within.total_seconds())
+    _log.error("the orderly end takes longer than %g s: this process ends as it is", within.total_seconds())
+    logging.shutdown()
+    os._exit(EXIT_CODE)
 
 
 def end_at_sigterm() -> None:

@@ -6,6 +6,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 from uuid import UUID
@@ -20,8 +21,10 @@ from kombu import Connection
 from kombu.message import Message
 
 from gnomon.job.errors import Unavailable
+from gnomon.process.last_resort import EXIT_CODE, end_process
 from gnomon.queue.celery.app import TASK_NAME
 from gnomon.queue.celery.sieve import read_ids, refusal
+from gnomon.queue.celery.watchdog import ConsumeWatchdog
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +44,13 @@ def run_worker(
     hostname: str | None = None,
     on_ready: Callable[[], None],
     stopping: Callable[[], bool] = lambda: False,
+    watchdog: ConsumeWatchdog | None = None,
+    patience: timedelta = timedelta(seconds=30),
 ) -> int:
     """Takes messages until SIGTERM or SIGINT; the exit code, 0 after these. Only in the main thread, once a process.
+
+    When `watchdog` finds it deaf, it stops in the same order and returns EXIT_CODE; when that takes longer than
+    `patience`, because Celery itself hangs, the process ends as it is, with the same code.
 
     A task is a call of `admit`, which returns when the last id of the message has been admitted: that is the
     back-pressure. Up to `threads` calls run at once, and one more message waits here.
@@ -57,7 +65,7 @@ def run_worker(
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     register_task(app, admit)
-    drain_once = _Once(drain)
+    drain_once, ended = _Once(drain), threading.Event()
     app.steps["worker"].add(_drain_step(drain_once))
     options = {
         "pool": "threads",
@@ -73,11 +81,38 @@ def run_worker(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SecurityWarning)  # advises root to use an option that there is not
-            worker = _GnomonWorker(app=app, on_ready=on_ready, stopping=stopping, **options)
+            worker = _GnomonWorker(app=app, on_ready=on_ready, stopping=stopping, watchdog=watchdog, **options)
+        if watchdog is not None:
+            arguments = (worker, watchdog, ended, patience)
+            threading.Thread(target=_watch, args=arguments, name="consume-watchdog", daemon=True).start()
         worker.start()
     finally:
+        ended.set()
         drain_once()
     return int(worker.exitcode or 0)
+
+
+def _watch(worker: "_GnomonWorker", watchdog: ConsumeWatchdog, ended: threading.Event, patience: timedelta) -> None:
+    while not ended.wait(watchdog.pause.total_seconds()):
+        try:
+            overlooked = watchdog.look(connected=worker.is_connected)
+        except Exception:
+            log.exception("watching over the consumer met an unexpected error; it goes on")
+            continue
+        if overlooked:
+            log.error(
+                "this worker is deaf: it is connected to the broker and has heard nothing for %g s, while %s executions"
+                " on its queues were published again and nobody took them; it ends with code %s for its supervisor to"
+                " start it again",
+                watchdog.limit.total_seconds(),
+                overlooked,
+                EXIT_CODE,
+            )
+            end_process(_stop_deaf, within=patience)
+
+
+def _stop_deaf() -> None:
+    state.should_stop = EXIT_CODE
 
 
 def register_task(app: Celery, admit: Admit) -> None:
@@ -132,9 +167,17 @@ def _drain_step(drain: Callable[[], None]) -> type[bootsteps.StartStopStep]:
 class _GnomonWorker(Worker):  # type: ignore[misc]
     """Celery's worker as a part of our process: logging, title and signals are the process's own."""
 
-    def __init__(self, *, on_ready: Callable[[], None], stopping: Callable[[], bool], **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        on_ready: Callable[[], None],
+        stopping: Callable[[], bool],
+        watchdog: ConsumeWatchdog | None,
+        **options: Any,
+    ) -> None:
         self._on_ready = on_ready
         self._stopping = stopping
+        self._watchdog = watchdog
         super().__init__(**options)
 
     def setup_logging(self, *_: object) -> bool:
@@ -153,6 +196,16 @@ class _GnomonWorker(Worker):  # type: ignore[misc]
         signal.signal(signal.SIGQUIT, _end_at_once)
         if self._stopping():
             state.should_stop = os.EX_OK
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection to the broker, as far as Celery knows; not while it tries to make one."""
+        return getattr(getattr(self, "consumer", None), "connection", None) is not None
+
+    def heard(self) -> None:
+        """A message has arrived."""
+        if self._watchdog is not None:
+            self._watchdog.heard()
 
     def on_consumer_ready(self, consumer: Consumer) -> None:
         """Once, at the first connection."""
@@ -201,6 +254,7 @@ class _GnomonConsumer(Consumer):  # type: ignore[misc]
         handle = super().create_task_handler(*args, **options)
 
         def on_message(message: Message) -> None:
+            self.controller.heard()
             if reason := refusal(message):
                 self._drop(message, reason)
             else:
@@ -210,6 +264,7 @@ class _GnomonConsumer(Consumer):  # type: ignore[misc]
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Called by kombu for a message that it can't make sense of."""
+        self.controller.heard()
         self._drop(message, f"{type(exc).__name__}: {exc!s:.100}")
 
     def ensure_connected(self, conn: Connection) -> Connection:

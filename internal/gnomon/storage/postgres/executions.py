@@ -93,6 +93,17 @@ class PostgresExecutionStore:
         with translated(), self._engine.connect() as connection:
             connection.execute(statements.RETURN_SLOTS, {"ids": uuid_array(ids)})
 
+    def overlooked(self, queues: Collection[str], *, oldest: timedelta, newest: timedelta) -> int:
+        """Reads the slots under way, which end within the longest one and its jitter."""
+        parameters = {
+            "queues": list(queues),
+            "oldest": oldest.total_seconds(),
+            "newest": newest.total_seconds(),
+            "longest": 1.2 * statements.PUBLISH_SLOT_MAX_SECONDS,
+        }
+        with translated(), self._engine.connect() as connection:
+            return int(connection.execute(statements.OVERLOOKED, parameters).scalar_one())
+
     def _ids(self, statement: TextClause, parameters: Mapping[str, Any]) -> set[UUID]:
         with translated(), self._engine.connect() as connection:
             found = connection.execute(statement, parameters).scalars()

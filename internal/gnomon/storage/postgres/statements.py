@@ -417,6 +417,19 @@ union all
 select 0 from notified
 """)
 
+# What a worker that hears nothing should have heard. A message may get lost, so the first one proves nothing. Where the
+# slot is over and not taken anew, nobody publishes: the broker is away, or the schedulers.
+OVERLOOKED: TextClause = text("""
+select count(*) from (
+    select from executions
+    where state = 'PENDING' and next_publish_at > now() and next_publish_at < now() + make_interval(secs => :longest)
+        and queue = any(cast(:queues as text[])) and available_at <= now() and publish_count >= 2
+        and published_at > now() - make_interval(secs => :oldest)
+        and published_at <= now() - make_interval(secs => :newest)
+    limit 1000
+) as waiting
+""")
+
 DEFINITIONS: TextClause = text("""
 select r.job_id, r.revision, r.definition from job_revisions r
 join json_to_recordset(cast(:keys as json)) as k (job_id uuid, revision int)
