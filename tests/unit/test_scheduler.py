@@ -20,6 +20,7 @@ from gnomon.scheduler.dispatch import BATCH_STEPS, LEAST_STEPS, Dispatcher, plan
 from gnomon.scheduler.loop import OVERDUE_PAUSE, SchedulerLoop
 from gnomon.scheduler.publish import Publisher
 from gnomon.scheduler.rescue import SPARED, SPARING, Rescuer
+from gnomon.scheduler.watchdog import SendWatchdog
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 NOTHING = Dispatched(jobs=0, published={}, held={}, full=False, behind=False)
@@ -86,6 +87,9 @@ class WatchedBroker:
         lost, self.lost = self.lost, False
         return lost
 
+    def break_off(self) -> None:
+        raise AssertionError("no call takes that long")
+
     def _require(self) -> None:
         if self.away:
             raise Unavailable("taken away")
@@ -149,7 +153,7 @@ def test_job_whose_plan_raises_is_held_and_the_others_are_planned(monkeypatch: p
 
 def test_batch_is_halved_while_rows_are_locked_and_grows_again(store: WatchedStore, broker: WatchedBroker) -> None:
     store.answers = [Contended("locked")] * 3
-    dispatcher = Dispatcher(store, Publisher(store, broker), batch=8)
+    dispatcher = Dispatcher(store, publisher_of(store, broker), batch=8)
     full = [dispatcher.run_once().full for _ in range(3)]
     assert full == [True, True, False]  # a single job that stays locked waits for the next round
     for _ in range(4):
@@ -179,10 +183,14 @@ class WatchedWaker:
         raise AssertionError("nobody should")
 
 
+def publisher_of(store: WatchedStore, broker: WatchedBroker) -> Publisher:
+    return Publisher(store, broker, SendWatchdog(broker, give_up=lambda: None))
+
+
 def loop_over(
     store: WatchedStore, broker: WatchedBroker, waker: WatchedWaker, stopping: Callable[[], bool] = lambda: False
 ) -> SchedulerLoop:
-    publisher = Publisher(store, broker)
+    publisher = publisher_of(store, broker)
     return SchedulerLoop(
         store=store,
         dispatcher=Dispatcher(store, publisher, batch=10),
@@ -234,7 +242,7 @@ def test_full_batches_follow_at_once_until_asked_to_stop(store: WatchedStore, br
 def test_broker_that_is_away_gets_its_messages_when_it_is_back(store: WatchedStore, broker: WatchedBroker) -> None:
     ids = [uuid4() for _ in range(3)]
     broker.away = True
-    publisher = Publisher(store, broker)
+    publisher = publisher_of(store, broker)
     publisher.start()
     publisher.submit("io", ids)
     wait_until("the slots are given back", lambda: store.returned == ids)
@@ -249,7 +257,7 @@ def test_broker_that_is_away_gets_its_messages_when_it_is_back(store: WatchedSto
 
 def test_lost_messages_free_all_slots(store: WatchedStore, broker: WatchedBroker) -> None:
     broker.lost = True
-    publisher = Publisher(store, broker)
+    publisher = publisher_of(store, broker)
     publisher.start()
     publisher.kick()
     wait_until("slots are freed", lambda: store.freed == 1)
@@ -257,7 +265,7 @@ def test_lost_messages_free_all_slots(store: WatchedStore, broker: WatchedBroker
 
 
 def test_publisher_sends_what_is_queued_before_it_stops(store: WatchedStore, broker: WatchedBroker) -> None:
-    publisher = Publisher(store, broker)
+    publisher = publisher_of(store, broker)
     parcels = [[uuid4()] for _ in range(20)]
     for parcel in parcels:
         publisher.submit("io", parcel)

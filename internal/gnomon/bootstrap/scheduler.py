@@ -1,6 +1,7 @@
 """The scheduler process: turns time into messages."""
 
 import logging
+import threading
 from datetime import timedelta
 from uuid import uuid4
 
@@ -9,7 +10,7 @@ from gnomon.bootstrap.logs import start_logging
 from gnomon.job.ports import ExecutionQueue
 from gnomon.process.chore import run_chore
 from gnomon.process.connect import wait_until_available
-from gnomon.process.last_resort import end_within
+from gnomon.process.last_resort import EXIT_CODE, end_process, end_within
 from gnomon.process.signals import StopSignal
 from gnomon.queue.celery.app import create_app
 from gnomon.queue.celery.publisher import CeleryQueue
@@ -17,6 +18,7 @@ from gnomon.scheduler.dispatch import Dispatcher
 from gnomon.scheduler.loop import SchedulerLoop
 from gnomon.scheduler.publish import Publisher
 from gnomon.scheduler.rescue import Rescuer
+from gnomon.scheduler.watchdog import SendWatchdog
 from gnomon.settings import Settings
 from gnomon.storage.postgres.dispatch import PostgresDispatchStore
 from gnomon.storage.postgres.migrate import require_latest
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 FLUSH = timedelta(seconds=6)
 # A batch takes a few seconds at most, unless the database is frozen.
 LONGEST_STOP = timedelta(seconds=20)
+# The orderly end of a scheduler whose publisher hangs for good: a batch, FLUSH, and as much for the connection.
+GIVE_UP = timedelta(seconds=15)
 
 
 def run(settings: Settings) -> int:
@@ -37,21 +41,28 @@ def run(settings: Settings) -> int:
     start_logging(settings, role="scheduler")
     end_within(LONGEST_STOP, stop)
     engine = open_engine(settings)
+    code = 0
     if wait_until_available("waiting for the database", lambda: require_latest(engine), stop):
         queue = CeleryQueue(create_app(settings.queue_url()))
         waker = PostgresWaker(engine)
         stop.on_stop(waker.wake)
-        _run_loop(settings, PostgresDispatchStore(engine, instance=uuid4()), queue, waker, stop)
+        code = _run_loop(settings, PostgresDispatchStore(engine, instance=uuid4()), queue, waker, stop)
         waker.close()
         queue.close()
     engine.dispose()
-    return 0
+    return code
 
 
 def _run_loop(
     settings: Settings, store: PostgresDispatchStore, queue: ExecutionQueue, waker: PostgresWaker, stop: StopSignal
-) -> None:
-    publisher = Publisher(store, queue)
+) -> int:
+    hangs = threading.Event()
+
+    def give_up() -> None:
+        hangs.set()
+        end_process(stop.set, within=GIVE_UP)
+
+    publisher = Publisher(store, queue, SendWatchdog(queue, give_up=give_up))
     loop = SchedulerLoop(
         store=store,
         dispatcher=Dispatcher(store, publisher, batch=settings.scheduler.max_concurrent_jobs),
@@ -65,3 +76,4 @@ def _run_loop(
     log.info("scheduler %s is ready", settings.scheduler.id)
     run_chore("dispatch", loop.turn, stop)
     publisher.stop(FLUSH)
+    return EXIT_CODE if hangs.is_set() else 0

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from gnomon.job.errors import Unavailable
 from gnomon.job.ports import DispatchStore, ExecutionQueue
+from gnomon.scheduler.watchdog import SendWatchdog
 
 log = logging.getLogger(__name__)
 
@@ -19,17 +20,21 @@ Parcel = tuple[str, Sequence[UUID]]
 class Publisher:
     """Sends what it is given and, when kicked, what is due to be sent again.
 
-    While the broker is away it gives publish slots back and takes none, until a probe succeeds.
+    While the broker is away it gives publish slots back and takes none, until a probe succeeds. `watchdog` bounds each
+    call of the broker.
     """
 
     WAITING = 256
     REPUBLISH_LIMIT = 10_000
+    # Ids in one call, so that a slow broker gets through it well within the watchdog's time.
+    CALL_LIMIT = 1_000
     LOSS_CHECK_SECONDS = 1.0
     PROBE_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
-    def __init__(self, store: DispatchStore, broker: ExecutionQueue) -> None:
+    def __init__(self, store: DispatchStore, broker: ExecutionQueue, watchdog: SendWatchdog) -> None:
         self._store = store
         self._broker = broker
+        self._watchdog = watchdog
         self._parcels: queue.Queue[Parcel | None] = queue.Queue(maxsize=self.WAITING)
         self._kicked = threading.Event()
         self._stopping = threading.Event()
@@ -38,8 +43,9 @@ class Publisher:
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Starts the thread, and the watch over it."""
         self._thread.start()
+        self._watchdog.start()
 
     def submit(self, to: str, ids: Sequence[UUID]) -> None:
         """Queues ids for sending; never waits. What finds no room is published again by R1."""
@@ -59,6 +65,7 @@ class Publisher:
         self._stopping.set()
         self._put_marker()
         self._thread.join(timeout.total_seconds())
+        self._watchdog.stop()
 
     def _put_marker(self) -> None:
         try:
@@ -87,11 +94,16 @@ class Publisher:
             self._republish()
 
     def _send(self, to: str, ids: Sequence[UUID]) -> None:
+        for start in range(0, len(ids), self.CALL_LIMIT):
+            self._send_part(to, ids[start : start + self.CALL_LIMIT])
+
+    def _send_part(self, to: str, ids: Sequence[UUID]) -> None:
         if self._failures:
             self._store.return_slots(ids)
             return
         try:
-            self._broker.publish(to, ids)
+            with self._watchdog.watched():
+                self._broker.publish(to, ids)
         except Unavailable as error:
             self._failures = 1
             log.warning("the broker does not take messages (%s): executions wait and are published when it does", error)
@@ -102,7 +114,8 @@ class Publisher:
             return False
         self._stopping.wait(self.PROBE_SECONDS[min(self._failures, len(self.PROBE_SECONDS)) - 1])
         try:
-            self._broker.probe()
+            with self._watchdog.watched():
+                self._broker.probe()
         except Unavailable:
             self._failures += 1
             self.kick()
@@ -126,7 +139,8 @@ class Publisher:
             return
         self._next_loss_check = time.monotonic() + self.LOSS_CHECK_SECONDS
         try:
-            lost = self._broker.lost_messages()
+            with self._watchdog.watched():
+                lost = self._broker.lost_messages()
         except Unavailable as error:
             self._failures = 1
             log.warning("the broker does not answer: %s", error)

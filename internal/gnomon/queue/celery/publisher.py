@@ -29,7 +29,9 @@ class CeleryQueue:
     """Publishes over one connection of its own, one call at a time.
 
     A call on a broker that hangs ends after `timeout` seconds; only one that answers slowly, each message within that
-    time, may take longer. A call that fails drops the connection: what hung once is not trusted again.
+    time, may take longer, until another thread calls `break_off`. A call that fails drops the connection: what hung
+    once is not trusted again. Celery's pools of connections and producers, which make a caller wait without a word
+    when they are exhausted, are not used.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class CeleryQueue:
         self._connection: Connection | None = None
         self._broker = f"the broker at {app.connection_for_write().host}"
         self._lock = threading.Lock()
+        self._broken_off = False
         self._marker = f"gnomon.marker.{uuid4()}"
 
     def publish(self, queue: str, ids: Sequence[UUID]) -> None:
@@ -60,12 +63,26 @@ class CeleryQueue:
         """
         return self._call(lambda connection: marker_on(connection, timeout=self._timeout).renew(self._marker))
 
+    def break_off(self) -> None:
+        """From another thread: ends the link under the call that is under way, which then raises Unavailable.
+
+        In vain where the call waits for something else than the broker, such as an address to be looked up.
+        """
+        self._broken_off = True
+        transport = getattr(self._connection, "_transport", None)
+        if transport is not None:
+            transport.cut()
+
     def close(self) -> None:
-        """Ends the connection; a later call makes a new one."""
-        with self._lock:
+        """Ends the connection; a later call makes a new one. A call that hangs is left to itself."""
+        if not self._lock.acquire(timeout=self._timeout):
+            return
+        try:
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.release()
+        finally:
+            self._lock.release()
 
     def _publish(self, connection: Connection, queue: str, ids: Sequence[UUID]) -> None:
         size = self._batch_sizes.get(queue, IDS_PER_MESSAGE)
@@ -97,8 +114,11 @@ class CeleryQueue:
         if not self._lock.acquire(timeout=self._timeout):
             raise Unavailable(f"{self._broker} keeps another call waiting")
         try:
+            self._broken_off = False
             return self._call_twice(use)
-        except _ERRORS as error:
+        except Exception as error:
+            if not (self._broken_off or isinstance(error, _ERRORS)):
+                raise
             # the type only: the text of a driver's error may hold the broker's URL
             raise Unavailable(f"{self._broker} does not take messages ({type(error).__name__})") from error
         finally:
@@ -110,27 +130,26 @@ class CeleryQueue:
         try:
             return self._call_once(use)
         except _ERRORS:
-            if not idle or time.monotonic() - started > self._timeout / 10:
+            if self._broken_off or not idle or time.monotonic() - started > self._timeout / 10:
                 raise
         return self._call_once(use)
 
     def _call_once(self, use: Callable[[Connection], Answer]) -> Answer:
         try:
             if self._connection is None:
-                self._connection = self._connect()
+                self._connection = self._new_connection()
+                self._connection.ensure_connection(max_retries=0)
             return use(self._connection)
         except BaseException:
             self._drop()
             raise
 
-    def _connect(self) -> Connection:
-        connection = self._app.connection_for_write(
+    def _new_connection(self) -> Connection:
+        return self._app.connection_for_write(
             connect_timeout=self._timeout,
             heartbeat=0,  # nobody would send them while the connection lies idle, and RabbitMQ would close it
             transport_options=time_limits(self._timeout),
         )
-        connection.ensure_connection(max_retries=0)
-        return connection
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
