@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row, Select, and_, func, insert, literal, select, text, tuple_, update
+from sqlalchemy import Connection, Engine, Row, Select, and_, insert, literal, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import Text
@@ -53,6 +53,8 @@ class PostgresJobStore:
                         status=JobStatus.RUNNING.value,
                         revision=1,
                         next_run=new.next_run,
+                        created_at=now,
+                        updated_at=now,
                         **definition_columns(new.definition),
                     )
                 )
@@ -90,10 +92,11 @@ class PostgresJobStore:
         """One transaction under the job's row lock; dispatch passes over the job meanwhile."""
         with translated(), self._engine.begin() as connection:
             job = locked_job(connection, job_id)
-            change = decide(job, database_clock(connection))
+            now = database_clock(connection)
+            change = decide(job, now)
             if change is None:
                 return job
-            _write(connection, job, change)
+            _write(connection, job, change, now)
             announce(connection, change.paused_until or change.next_run)
             return _read_job(connection.execute(_select_jobs().where(jobs.c.id == job_id)).one())
 
@@ -114,7 +117,7 @@ def locked_job(connection: Connection, job_id: UUID) -> Job:
     return _one(connection, _select_jobs().where(jobs.c.id == job_id), f"no job {job_id}")
 
 
-def _write(connection: Connection, job: Job, change: JobChange) -> None:
+def _write(connection: Connection, job: Job, change: JobChange, now: datetime) -> None:
     edited = change.definition is not None and change.definition != job.definition
     revision = job.revision + 1 if edited else job.revision
     values: dict[str, Any] = {
@@ -125,7 +128,7 @@ def _write(connection: Connection, job: Job, change: JobChange) -> None:
         "hold_reason": None,
         "pause_reason": change.pause_reason,
         "paused_until": change.paused_until,
-        "updated_at": func.now(),
+        "updated_at": now,
     }
     if change.definition is not None and edited:
         values |= definition_columns(change.definition)

@@ -10,8 +10,11 @@ NOTIFY = text(f"select pg_notify('{WAKE_CHANNEL}', extract(epoch from cast(:at a
 
 
 def database_clock(connection: Connection) -> datetime:
-    """When the transaction began."""
-    now: datetime = connection.execute(select(func.now())).scalar_one()
+    """This very moment; asked under a job's row lock, no dispatch of that job has seen a later one.
+
+    now() would not do: it is when the transaction began, and dispatches may have been quicker to get the lock.
+    """
+    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
     return now
 
 
