@@ -57,14 +57,13 @@ def recoveries(evidence: Evidence, episodes: Sequence[Episode]) -> Sequence[Reco
 
 
 def starts(evidence: Evidence) -> Iterator[Start]:
-    """Executions that waited for another are due when they no longer had to."""
+    """Those of the schedule. Executions that waited for another are due when they no longer had to."""
     for row in evidence.executions:
-        if row["first_started_at"] is None:
+        if row["first_started_at"] is None or row["trigger"] != "SCHEDULE":
             continue
         notes = evidence.transitions_of.get(row["id"], ())
         waited = bool(notes) and notes[0]["new"] == "WAITING"
         freed = next((note["at"] for note in notes if note["new"] == "PENDING"), None) if waited else None
-        # A one-off can be created a little after its moment; nobody can start it sooner.
         due = max(freed or row["scheduled_at"], row["scheduled_at"])
         yield Start(due=due, at=row["first_started_at"])
 
