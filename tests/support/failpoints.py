@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from gnomon.job.ports import (
 
 # How long after its begin a call counts as being with the target, and how long the target must then take.
 MIDDLE_SECONDS = 0.25
+LONG = timedelta(seconds=1)
 
 
 class Action(StrEnum):
@@ -126,6 +128,11 @@ def _client(verb: str) -> list[Point]:
     ]
 
 
+def _took_long(passage: Passage) -> bool:
+    """Who takes that over is still at it when the worker that was paused comes back."""
+    return any(record.duration > LONG for record in passage.arguments["records"])
+
+
 def _unsparing(passage: Passage) -> bool:
     return passage.arguments["spare"] is None
 
@@ -157,7 +164,7 @@ POINTS: Mapping[str, Point] = {
         _worker("E.before", _HOLDING_BEFORE),
         _worker("E.middle", (*_SIGNALS, Action.PAUSE)),
         _worker("E.after", _HOLDING_AFTER),
-        _worker("W.before", _HOLDING_BEFORE),
+        _worker("W.before", _HOLDING_BEFORE, _took_long),
         _worker("W.after_commit", _AFTER, _answered),
         _worker("renew.before", _HOLDING_BEFORE),
         _worker("renew.after_commit", _HOLDING_AFTER, _answered),

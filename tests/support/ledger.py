@@ -7,6 +7,7 @@ is expected comes from the schedule and the target's own record, not from the co
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -44,8 +45,9 @@ def watch(cursor: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """What a job's executions may come to."""
+    """What a job's executions may come to. `seconds`: how long its target takes to answer, at least."""
 
+    seconds: float = 0.0
     at_most_once: bool = False
     may_fail: bool = False
     may_be_cancelled: bool = False
@@ -141,6 +143,7 @@ def _wrong_execution(evidence: Evidence, row: Row[Any]) -> Iterator[str]:
         *_wrong_state(promise, row),
         *_wrong_history(row, history, evidence.attempts.get(row.id, ())),
         *_wrong_effects(promise, row, seen),
+        *_effects_of_released(history, evidence.attempts.get(row.id, ()), seen),
     ):
         states = " ".join(f"{one.new_state}({one.attempt})" for one in history)
         calls = ", ".join(str(request.header("x-scheduler-attempt")) for request in seen) or "none"
@@ -177,8 +180,11 @@ def _wrong_history(row: Row[Any], history: Sequence[Row[Any]], kept: Sequence[Ro
 
 def _wrong_effects(promise: Promise, row: Row[Any], seen: Sequence[Request]) -> Iterator[str]:
     calls = Counter(request.header("x-scheduler-attempt") for request in seen)
-    if row.state == "SUCCEEDED" and not calls[str(row.attempt)]:
+    last = [request for request in seen if request.header("x-scheduler-attempt") == str(row.attempt)]
+    if row.state == "SUCCEEDED" and not last:
         yield "it succeeded, but the target never saw that attempt"
+    if row.state == "SUCCEEDED" and any(_answered_at(request, promise) > row.finished_at for request in last):
+        yield "it succeeded before the target had answered that attempt"
     if promise.at_most_once and len(seen) > 1:
         yield f"at most once, and the target was called {len(seen)} times"
     if any(count > 1 for count in calls.values()):
@@ -187,3 +193,18 @@ def _wrong_effects(promise: Promise, row: Row[Any], seen: Sequence[Request]) -> 
         yield "the target saw an attempt that was never claimed"
     if any(request.arrived_at < row.scheduled_at for request in seen):
         yield "the target was called before the moment"
+
+
+def _answered_at(request: Request, promise: Promise) -> datetime:
+    return request.arrived_at + timedelta(seconds=promise.seconds)
+
+
+def _effects_of_released(
+    history: Sequence[Row[Any]], kept: Sequence[Row[Any]], seen: Sequence[Request]
+) -> Iterator[str]:
+    """What is given back (L) was not sent, and leaves no attempt behind."""
+    tried = {one.attempt for one in kept}
+    again = {one.attempt for one in history if one.old_state == "RUNNING" and one.new_state == "PENDING"}
+    called = {int(request.header("x-scheduler-attempt") or 0) for request in seen}
+    for attempt in (again - tried) & called:
+        yield f"attempt {attempt} was given back after it had called the target"

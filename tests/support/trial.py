@@ -124,7 +124,13 @@ class Trial:
         for number in range(6):
             self._create(f"steady-{number}", "/hook", overlap="allow", **every)
         for number in range(3):
-            self._create(f"queued-{number}", "/slow", Promise(may_be_skipped=True), overlap="queue", **every)
+            self._create(
+                f"queued-{number}",
+                "/slow",
+                Promise(may_be_skipped=True, seconds=SLOW_SECONDS),
+                overlap="queue",
+                **every,
+            )
         # an answer of 503 is final where nothing may be repeated
         flaky = Promise(may_be_skipped=True, may_fail=self.cell.delivery == ONCE)
         for number in range(2):

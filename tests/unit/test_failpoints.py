@@ -120,7 +120,7 @@ def marks(folder: Path) -> list[str]:
 
 def test_failing_before_does_nothing_and_happens_once(tmp_path: Path) -> None:
     store = Store()
-    port = ArmedPort(store, {"record": "W"}, armed("W.before", Action.RAISE, tmp_path))
+    port = ArmedPort(store, {"record": "S"}, armed("S.before", Action.RAISE, tmp_path))
     with pytest.raises(Unavailable):
         port.record([1])
     assert store.calls == []
@@ -165,7 +165,7 @@ def test_stopped_thread_does_not_run_on(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
         store = Store()
-        port = ArmedPort(store, {"record": "W"}, armed("W.before", Action.STOP, tmp_path))
+        port = ArmedPort(store, {"record": "S"}, armed("S.before", Action.STOP, tmp_path))
         threading.Thread(target=lambda: (port.record([1]), (tmp_path / "done").touch(), os._exit(0))).start()
         threading.Event().wait(30)
         os._exit(1)
