@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -144,6 +145,19 @@ def test_deleted_job_gets_no_other_attempt(world: World, claimed: Claimed) -> No
     world.service.delete(str(claimed.job_id))
     world.executions.record([record(claimed, State.PENDING, error_code="timeout")])
     assert world.one("select state from executions") == "FAILED"
+
+
+def test_attempt_of_a_deleted_job_that_its_worker_breaks_off_gets_no_other(world: World, claimed: Claimed) -> None:
+    world.service.delete(str(claimed.job_id))
+    world.executions.record([replace(record(claimed, State.PENDING), failed=False)])
+    assert world.one("select state from executions") == "FAILED"
+
+
+def test_attempt_of_a_deleted_job_that_is_given_back_gets_no_other(world: World, claimed: Claimed) -> None:
+    world.service.delete(str(claimed.job_id))
+    assert world.executions.release([token(claimed)], delay=NO_GRACE) == {claimed.id}
+    assert world.one("select state from executions") == "CANCELLED"
+    assert world.one("select finished_at from executions") is not None
 
 
 def test_deleting_a_job_cancels_what_has_not_started(world: World) -> None:

@@ -375,6 +375,34 @@ def test_end_of_an_overlapping_execution_does_not_push_the_active_one_aside(worl
     assert state_of(world, waiting) is State.PENDING
 
 
+def test_loss_of_an_overlapping_execution_does_not_push_the_active_one_aside(world: World) -> None:
+    """Nor does it stop the rescue of anything else, which is one statement for all that is lost."""
+    job = world.due(overlap="allow", retry={"max_attempts": 1})
+    (old,) = world.claim(world.dispatched())
+    world.service.update(str(job.id), {"overlap": "queue", "retry": {"max_attempts": 2}})
+    (active,) = world.claim([world.service.run_now(str(job.id)).execution.id])
+    waiting = world.service.run_now(str(job.id), may_wait=True).execution
+    world.sql("update executions set lease_expires_at = now() - interval '1 s' where state = 'RUNNING'")
+    rescued = world.dispatch.rescue(grace=timedelta(0), spare=None)
+    assert (rescued.failed, rescued.requeued, rescued.promoted) == (1, 1, 0)
+    assert [world.one("select state from executions where id = :id", id=one) for one in (old.id, active.id)] == [
+        "FAILED",
+        "PENDING",
+    ]
+    assert state_of(world, waiting) is State.WAITING
+
+
+def test_overlapping_execution_given_back_and_cancelled_does_not_push_the_active_one_aside(world: World) -> None:
+    job = world.due(overlap="allow")
+    (old,) = world.claim(world.dispatched())
+    world.service.update(str(job.id), {"overlap": "queue"})
+    world.service.run_now(str(job.id))
+    waiting = world.service.run_now(str(job.id), may_wait=True).execution
+    world.service.cancel(str(old.id))
+    assert world.executions.release([token(old)], delay=timedelta(0)) == {old.id}
+    assert state_of(world, waiting) is State.WAITING
+
+
 def test_trail_of_a_job_tells_what_was_done_and_what_it_owed(world: World) -> None:
     job = world.create(interval_seconds=3600)
     world.service.update(str(job.id), {"tags": ["a"]})

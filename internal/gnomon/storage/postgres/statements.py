@@ -218,24 +218,24 @@ notified as (
 )
 """
 
-# L. Nothing was sent, so no failure is counted.
+# L. Nothing was sent, so no failure is counted. One that was cancelled, or whose job was deleted, ends instead.
 RELEASE: TextClause = text(f"""
 with pick as materialized (
-    select e.id from executions e
+    select e.id, e.cancel_requested_at is not null or e.failures >= e.max_attempts as is_last from executions e
     join json_to_recordset(cast(:tokens as json)) as t (id uuid, attempt int) on e.id = t.id and e.attempt = t.attempt
     where e.state is not distinct from 'RUNNING' and e.effect_started_at is null
     order by e.id for no key update of e
 ), ended_or_pending as (
     update executions e set
-        state = case when e.cancel_requested_at is null then 'PENDING' else 'CANCELLED' end,
-        finished_at = case when e.cancel_requested_at is null then null else now() end,
+        state = case when pick.is_last then 'CANCELLED' else 'PENDING' end,
+        finished_at = case when pick.is_last then now() end,
         lease_owner = null, lease_expires_at = null, publish_count = 0,
         available_at = now() + make_interval(secs => :delay),
         next_publish_at = now() + make_interval(secs => :delay)
     from pick where e.id = pick.id
-    returning e.id, e.job_id, e.state, e.available_at
+    returning e.id, e.job_id, e.state, e.overlap, e.available_at
 ), ended as (
-    select job_id from ended_or_pending where state <> 'PENDING'
+    select job_id from ended_or_pending where state <> 'PENDING' and overlap <> 'allow'
 ), {PROMOTED}, {NOTIFIED}
 select id from ended_or_pending
 union all
@@ -280,7 +280,7 @@ with pick as materialized (
     select *, case
         when state <> 'PENDING' then state
         when cancel_requested_at is not null then 'CANCELLED'
-        when failed and failures + 1 >= max_attempts then 'FAILED'
+        when failures + failed::int >= max_attempts then 'FAILED'
         else 'PENDING' end as final_state
     from pick
 ), ended_or_pending as (
@@ -379,10 +379,10 @@ with pick as materialized (
         publish_count = 0, error_code = 'lost', error_message = v.message,
         response_status = null, response_excerpt = null
     from verdict v where e.id = v.id
-    returning e.id, e.job_id, e.kind, e.queue, e.state, e.available_at,
+    returning e.id, e.job_id, e.kind, e.queue, e.state, e.overlap, e.available_at,
         extract(epoch from now() - e.claimed_at)::double precision as seconds
 ), ended as (
-    select job_id from ended_or_pending where state <> 'PENDING'
+    select job_id from ended_or_pending where state <> 'PENDING' and overlap <> 'allow'
 ), kept as (
     insert into attempts (execution_id, attempt, worker, claimed_at, finished_at, outcome, error_code, error_message)
     select v.id, v.attempt, v.worker, v.claimed_at, now(), 'LOST', 'lost', 'the worker did not renew its lease'
