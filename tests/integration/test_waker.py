@@ -50,6 +50,11 @@ def test_wake_ends_the_wait_at_once(waker: PostgresWaker) -> None:
     assert slept(waker, LONG) < 10
 
 
+def test_wake_after_the_end_is_harmless(waker: PostgresWaker) -> None:
+    waker.close()
+    waker.wake()  # the thread that watches for a stop may come late
+
+
 def test_lost_connection_ends_the_wait_and_is_made_anew(
     world: World, waker: PostgresWaker, postgres: EmbeddedPostgres
 ) -> None:

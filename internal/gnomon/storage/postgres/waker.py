@@ -4,6 +4,7 @@ import logging
 import os
 import select
 import time
+import weakref
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,6 +26,8 @@ class PostgresWaker:
         self._connection: Any = None
         self._next_try = 0.0
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # Not closed before: `wake` may come from another thread at any time, and the number be another file's by then.
+        weakref.finalize(self, _close, self._wake_in, self._wake_out)
 
     def wait(self, timeout: timedelta, *, before: datetime) -> None:
         """`before` is a moment of the database's clock, as the announcements are."""
@@ -44,8 +47,6 @@ class PostgresWaker:
     def close(self) -> None:
         """Ends the connection; no wait may follow."""
         self._drop()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
 
     def _listen(self) -> None:
         if self._connection is not None or time.monotonic() < self._next_try:
@@ -88,3 +89,8 @@ class PostgresWaker:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
