@@ -205,8 +205,8 @@ STEPS: Mapping[type, Mapping[str, str]] = {
 # What changes no row: to die there is to die before the next step.
 WITHOUT_POINTS: Mapping[type, set[str]] = {
     DispatchStore: {"horizon"},
-    ExecutionQueue: {"probe", "lost_messages"},
-    ExecutionStore: {"recorded_before"},
+    ExecutionQueue: {"probe", "lost_messages", "break_off"},
+    ExecutionStore: {"recorded_before", "overlooked"},
     JobStore: {"get", "get_by_name", "list"},
     RunStore: set(),
     HistoryStore: {"get", "list", "tallies"},
