@@ -8,6 +8,7 @@ import sqlalchemy
 from psycopg2 import errorcodes
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -43,7 +44,7 @@ def create_engine(url: str, *, pool_size: int = 5, max_open: int = 10, check_fir
     would cost a user an error. Raises ConfigurationError for a URL that is not one of Postgres.
     """
     options = " ".join(f"-c {name}={value}" for name, value in SERVER_SETTINGS.items())
-    return sqlalchemy.create_engine(
+    engine = sqlalchemy.create_engine(
         psycopg2_url(url),
         pool_size=pool_size,
         max_overflow=max(0, max_open - pool_size),
@@ -52,6 +53,8 @@ def create_engine(url: str, *, pool_size: int = 5, max_open: int = 10, check_fir
         hide_parameters=True,  # they hold definitions, and so secrets
         connect_args={**CLIENT_SETTINGS, "options": options, "application_name": "gnomon"},
     )
+    engine.dialect.reset_isolation_level = _leave_autocommit  # type: ignore[assignment]
+    return engine
 
 
 def psycopg2_url(url: str) -> sqlalchemy.URL:
@@ -68,6 +71,15 @@ def psycopg2_url(url: str) -> sqlalchemy.URL:
 def autocommit(engine: Engine) -> Engine:
     """The same pool; each statement is its own transaction, so a stopped client can't be inside one."""
     return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _leave_autocommit(connection: DBAPIConnection) -> None:
+    """What a connection goes through on its way back to the pool.
+
+    SQLAlchemy would name the isolation level, which is the server's default anyway. To go back from that psycopg2 sends
+    a SET: another round trip for each statement, and after the statement is done, one that fails where it did not.
+    """
+    connection.autocommit = False
 
 
 @contextmanager
