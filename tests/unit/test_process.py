@@ -198,6 +198,27 @@ def test_signal_sets_the_stop(number: signal.Signals) -> None:
     assert process.returncode == 0
 
 
+def test_stop_is_noticed_while_the_main_thread_is_held_up_in_a_call() -> None:
+    program = """
+import ctypes, logging, os, threading, time
+from gnomon.process.signals import StopSignal
+
+def ask() -> None:
+    time.sleep(0.2)
+    os.kill(os.getpid(), 15)
+
+logging.basicConfig(level="INFO")
+stop = StopSignal()
+stop.install()
+stop.on_stop(lambda: os._exit(0))
+threading.Thread(target=ask).start()
+mutex = ctypes.create_string_buffer(64)
+for _ in range(2):  # the second time it waits for ever, and no signal interrupts it
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=10).returncode == 0
+
+
 def test_process_that_hangs_after_its_stop_is_ended_with_code_0_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     stop, ended = StopSignal(), threading.Event()
     codes: list[int] = []
@@ -222,3 +243,12 @@ def test_sigterm_while_a_service_is_being_imported_ends_it_with_code_0(role: str
     )
     assert subprocess.run([sys.executable, "-c", program, role], timeout=30).returncode == 0
     assert subprocess.run([sys.executable, "-c", program, "migrate"], timeout=30).returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_a_service_that_is_on_its_way_out_changes_nothing(number: signal.Signals) -> None:
+    program = (
+        "import atexit, os, sys; from gnomon.cli import main as cli; sys.argv = ['gnomon', 'worker']; "
+        f"cli.gnomon.main = lambda **_: sys.exit(0); atexit.register(os.kill, os.getpid(), {int(number)}); cli.main()"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=30).returncode == 0

@@ -12,7 +12,7 @@ import click
 
 from gnomon import __version__
 from gnomon.job.errors import ConfigurationError, Conflict, GnomonError, InvalidJob, NotFound, Unavailable
-from gnomon.process.last_resort import end_at_sigterm
+from gnomon.process.last_resort import stoppable
 
 if TYPE_CHECKING:
     from gnomon.cli.output import Form
@@ -190,7 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits."""
     given = sys.argv[1:] if arguments is None else arguments
     if given and given[0] in ("api", "scheduler", "worker"):
-        end_at_sigterm()
+        with stoppable():
+            gnomon.main(args=arguments, prog_name="gnomon")
     gnomon.main(args=arguments, prog_name="gnomon")
 
 

@@ -8,7 +8,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
 from typing import Protocol
@@ -55,12 +56,19 @@ def end_process(stop: Callable[[], None], *, within: timedelta) -> None:
     os._exit(EXIT_CODE)
 
 
-def end_at_sigterm() -> None:
-    """For the time of imports and settings: nothing has begun, so a stop has nothing to wait for. Main thread only.
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Around all that a service does, until it exits. Main thread only.
 
-    The process's own handlers replace it.
+    During imports and the reading of settings nothing has begun, so a stop ends the process, until its own handlers
+    take over. Nor do signals change anything once it is on its way out: Python gives up its handlers before the end.
     """
     signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -30,10 +30,24 @@ class StopSignal:
         self._lock = threading.Lock()
 
     def install(self) -> None:
-        """Listens to SIGTERM and SIGINT. Only in the main thread (ValueError elsewhere)."""
+        """Listens to SIGTERM and SIGINT. Only in the main thread (ValueError elsewhere), once a process.
+
+        The stop is noticed even while the main thread is held up in a call, in which it runs no signal handlers.
+        """
+        heard, hears = os.pipe()  # for as long as the process lives
+        os.set_blocking(hears, False)
+        signal.set_wakeup_fd(hears, warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, args=(heard,), name="signals", daemon=True).start()
         threading.Thread(target=self._watch, name="stop-signal", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._received)
+
+    def _listen(self, heard: int) -> None:
+        """Python writes the number of each signal there that has a handler, at once."""
+        while not self._stopping:
+            for number in os.read(heard, 64):
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    self._received(number, None)
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
         self._received_signal = self._received_signal or signal.Signals(number).name
