@@ -106,7 +106,7 @@ class Trial:
             self._let_go(victim, reached_at)
         self._end_orderly(victim)
         wrong = [*self._wrong_logs(), *complaints(self.world, self.target.requests, self.promises)]
-        wrong += self.scene.wrong(self)
+        wrong += [*self._wrong_losses(), *self.scene.wrong(self)]
         assert not wrong, "\n".join(wrong)
 
     def end_all(self) -> None:
@@ -252,7 +252,8 @@ class Trial:
             "where e.state = 'SUCCEEDED' and e.scheduled_at > :moment and j.name like 'steady-%'",
             moment=moment,
         )
-        return ran == 6 and self.scene.done(self)
+        waiting = self.world.one("select count(*) from jobs where execute_at is not null and status = 'RUNNING'")
+        return ran == 6 and waiting == 0 and self.scene.done(self)
 
     def _is_taken_over(self) -> bool:
         condition = "e.state = 'RUNNING' and e.worker not like '%-victim'"
@@ -319,6 +320,15 @@ class Trial:
             f"next {row.next_publish_at}"
             for row in rows
         )
+
+    def _wrong_losses(self) -> Iterator[str]:
+        """A call that fails once costs a moment, not an attempt: nobody died."""
+        if self.cell.action in (Action.RAISE, Action.DO_THEN_RAISE) and self.point.step != "R2":
+            for row in self.world.sql(
+                "select execution_id, attempt from attempts where outcome = 'LOST' "
+                "union all select id, attempt from executions where error_code = 'lost'"
+            ):
+                yield f"attempt {row.attempt} of execution {row.execution_id} was lost, though nobody died"
 
     def _wrong_logs(self) -> Iterator[str]:
         """An ERROR asks for a person. There is nothing here that one could do."""
