@@ -1,0 +1,86 @@
+"""What is promised of a job's executions among each other."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping
+
+from model.explore import Goal, Move, Promise
+from model.overlap import FINAL, Row, World
+from model.overlap_steps import STEPS
+
+
+def one_row_per_moment(before: World, letter: str, move: Move[World]) -> bool:
+    """Executions and skips are the schedule's moments, up to `next_run` and not beyond it."""
+    if move.after.births:
+        return True
+    return Counter(row.moment for row in move.after.rows) == Counter(range(move.after.next_run))
+
+
+def never_two_active(before: World, letter: str, move: Move[World]) -> bool:
+    return sum(row.alone for row in move.after.rows) <= 1
+
+
+def never_two_queued(before: World, letter: str, move: Move[World]) -> bool:
+    """`queue` keeps one waiting; `serial` any number."""
+    return sum(row.next_in_line for row in move.after.rows) <= 1
+
+
+def no_cancel_ends_what_runs(before: World, letter: str, move: Move[World]) -> bool:
+    """It would make way for the next while the target still works on this one."""
+    return letter != "CANCEL" or not any(
+        old.state == "RUNNING" and now.state in FINAL for old, now in _both(before, move)
+    )
+
+
+def final_states_never_change(before: World, letter: str, move: Move[World]) -> bool:
+    return all(now.state == old.state for old, now in _both(before, move) if old.state in FINAL)
+
+
+def no_attempt_after_cancel_or_delete(before: World, letter: str, move: Move[World]) -> bool:
+    if letter != "C":
+        return True
+    return not any(now.state != old.state and (old.last or before.deleted) for old, now in _both(before, move))
+
+
+def _both(before: World, move: Move[World]) -> Iterator[tuple[Row, Row]]:
+    """Each row before and after."""
+    after = {row.moment: row for row in move.after.rows}
+    return ((row, after[row.moment]) for row in before.rows)
+
+
+def all_end(world: World) -> bool:
+    through = world.deleted or world.next_run == world.moments
+    return through and not world.births and all(row.state in FINAL for row in world.rows)
+
+
+def none_waits(world: World) -> bool:
+    return all(row.state != "WAITING" for row in (*world.rows, *world.births))
+
+
+class OverlapModel:
+    """One job with so many moments, and an edit of its policy at any time if `edit_to` names another."""
+
+    steps = STEPS
+    promises: Mapping[str, Promise[World]] = {
+        promise.__name__: promise
+        for promise in (
+            one_row_per_moment,
+            never_two_active,
+            never_two_queued,
+            no_cancel_ends_what_runs,
+            final_states_never_change,
+            no_attempt_after_cancel_or_delete,
+        )
+    }
+    goals: Mapping[str, Goal[World]] = {"no_lost_execution": all_end, "nothing_waits_for_ever": none_waits}
+
+    def __init__(
+        self, overlap: str, *, moments: int = 3, edit_to: str = "", without: frozenset[str] = frozenset()
+    ) -> None:
+        self.broken = without
+        self._start = World(moments, overlap, edit_to)
+
+    def start(self) -> World:
+        return self._start
+
+    def key(self, state: World) -> Hashable:
+        return state
