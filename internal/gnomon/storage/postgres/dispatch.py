@@ -103,7 +103,7 @@ class PostgresDispatchStore:
 
     def _book(self, connection: Connection, plans: list[tuple[Row[Any], Plan | Hold]]) -> Mapping[str, Sequence[UUID]]:
         births = [birth for row, plan in plans if isinstance(plan, Plan) for birth in _births(row, plan)]
-        skips = [birth for row, plan in plans if isinstance(plan, Plan) for birth in _skips(row, plan)]
+        skips = [skip for row, plan in plans if isinstance(plan, Plan) for skip in _skips(row, plan)]
         created = _insert(connection, births, State.PENDING)
         refused = [birth for birth in births if birth["id"] not in created]
         waiting = _insert(connection, [birth for birth in refused if birth["may_wait"]], State.WAITING)
@@ -123,13 +123,19 @@ def _planned(rows: Sequence[Row[Any]], decide: PlanBatch) -> list[tuple[Row[Any]
     for row in rows:
         try:
             readable.append((row, _due_job(row)))
-        except (InvalidJob, ValueError) as error:
-            held.append((row, Hold(reason=f"the schedule can't be read: {error}")))
+        except Exception as error:  # whatever was written past the API
+            held.append((row, _hold(error)))
     plans = decide([job for _, job in readable], rows[0].now)
     return [*zip((row for row, _ in readable), plans, strict=True), *held]
 
 
+def _hold(error: Exception) -> Hold:
+    kind = "" if isinstance(error, InvalidJob) else f"{type(error).__name__}: "
+    return Hold(reason=f"the schedule can't be read: {kind}{error}"[:500])
+
+
 def _due_job(row: Row[Any]) -> DueJob:
+    scheduled_id(row.id, row.next_run)  # raises for a moment that no id can hold
     return DueJob(
         id=row.id,
         revision=row.revision,
