@@ -1,4 +1,6 @@
-"""What tests/unit/test_model.py leaves out for time: the harmless changes, the slow mutants, edits of the policy, and larger worlds."""
+"""What tests/unit/test_model.py leaves out for time: harmless changes, slow mutants, edited policies, larger worlds."""
+
+from collections.abc import Hashable
 
 import pytest
 from model.execution import AT_LEAST_ONCE, AT_MOST_ONCE
@@ -7,6 +9,7 @@ from model.explore import explore
 from model.mutants import HARMLESS, MUTANTS, Change
 from model.overlap_promises import OverlapModel
 
+NOTHING: frozenset[str] = frozenset()
 EDITS = [("allow", "queue"), ("queue", "allow"), ("skip", "queue"), ("queue", "skip"), ("allow", "skip")]
 
 
@@ -28,9 +31,25 @@ def test_protocol_holds_where_executions_of_two_policies_meet(overlap: str, edit
     assert not found.broken, str(found)
 
 
+@pytest.mark.parametrize("policy", [AT_LEAST_ONCE, AT_MOST_ONCE])
+def test_states_that_are_taken_for_the_same_go_on_alike(policy: str) -> None:
+    model = ExecutionModel(policy)
+    futures: dict[Hashable, frozenset[Hashable]] = {}
+    left, met = [model.start()], {model.start()}
+    while left and len(met) < 10_000:
+        state = left.pop(0)
+        moves = [(step.letter, move.fault, move.after) for step in model.steps for move in step.moves(state, NOTHING)]
+        future = frozenset((letter, fault, model.key(after)) for letter, fault, after in moves)
+        assert futures.setdefault(model.key(state), future) == future
+        left += {after for *_, after in moves if after not in met}
+        met |= {after for *_, after in moves}
+    assert len(futures) < len(met) / 2
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("policy", [AT_LEAST_ONCE, AT_MOST_ONCE])
-def test_protocol_holds_among_three_workers(policy: str) -> None:
+def test_protocol_holds_among_three_workers_with_three_attempts(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.execution.MAX_ATTEMPTS", 3)
     found = explore(ExecutionModel(policy, workers=3))
     assert not found.broken, str(found)
 
