@@ -17,7 +17,7 @@ class Api:
     """Speaks to one of the API processes, another each time."""
 
     def __init__(self, urls: Sequence[str]) -> None:
-        self._urls = urls
+        self.urls = urls
         self._numbers = count()
         self.answers: Counter[str] = Counter()
         self.surprises: list[str] = []
@@ -47,7 +47,7 @@ class Api:
     def _send(
         self, method: str, path: str, document: Mapping[str, Any] | None, key: str | None
     ) -> requests.Response | None:
-        url = self._urls[next(self._numbers) % len(self._urls)]
+        url = self.urls[next(self._numbers) % len(self.urls)]
         verb = f"{method} {'/'.join(part for part in path.split('/') if '-' not in part)}"
         headers = {"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {}
         headers |= {"Idempotency-Key": key} if key else {}
@@ -57,6 +57,6 @@ class Api:
             self.answers[f"{verb}: none"] += 1
             return None
         self.answers[f"{verb}: {response.status_code}"] += 1
-        if response.status_code not in _EXPECTED:
+        if response.status_code not in _EXPECTED and "has passed" not in response.text:  # while the answer took long
             self.surprises.append(f"{verb} {document}: {response.status_code} {response.text[:300]}")
         return response

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from servers.proxy import Proxy
 
 from chaos.clock import WrongClock
 from gnomon.embedded.ports import free_port
-from gnomon.embedded.processes import family_of
+from gnomon.embedded.processes import end_orphans_of, family_of, stop_child
 
 LEASE_SECONDS = 6
 SCHEDULERS = ("scheduler-1", "scheduler-2", "scheduler-3")
@@ -58,12 +58,13 @@ class Member:
             )
 
     def supervise(self, now: float) -> None:
-        """Starts it again a second after its end was seen."""
+        """Starts it again a second after its end was seen; what it left behind is ended first, as systemd does."""
         if self._process is None or self._process.poll() is None:
             return
         if self._died_at is None:
             self._died_at = now
         elif now - self._died_at >= _RESTART_SECONDS:
+            end_orphans_of(self._process)
             self.start()
 
     def kill(self, choice: float = 0.0) -> None:
@@ -72,10 +73,17 @@ class Member:
         if pids:
             _signal(pids[int(choice * len(pids))], signal.SIGKILL)
 
-    def signal(self, number: signal.Signals) -> None:
-        """To all of its processes."""
-        for pid in self.pids():
-            _signal(pid, number)
+    def freeze(self) -> Callable[[], None]:
+        """SIGSTOP to all of its processes; what is returned lets these go on, whatever was started since."""
+        pids = self.pids()
+        for pid in pids:
+            _signal(pid, signal.SIGSTOP)
+
+        def thaw() -> None:
+            for pid in pids:
+                _signal(pid, signal.SIGCONT)
+
+        return thaw
 
     def pids(self) -> list[int]:
         process = self._process
@@ -91,15 +99,9 @@ class Member:
         process = self._process
         if process is None:
             return
-        family = family_of(process.pid)
-        self.signal(signal.SIGCONT)
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_STOP_SECONDS)
-        for pid in (*family, process.pid):
-            _signal(pid, signal.SIGKILL)
-        process.wait()
+        for pid in self.pids():
+            _signal(pid, signal.SIGCONT)
+        stop_child(process, grace_seconds=_STOP_SECONDS)
 
 
 class Cluster:
@@ -133,11 +135,9 @@ class Cluster:
         self._supervisor.start()
 
     def heal(self) -> None:
-        """Whole links, running processes."""
+        """Whole links."""
         for link in self.links:
             link.heal()
-        for member in self.members.values():
-            member.signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Nothing is left behind."""

@@ -14,13 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from datetime import UTC, datetime, timedelta
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
-
-import psycopg2
 
 from chaos import evidence
 from chaos.agenda import Agenda
@@ -31,15 +29,15 @@ from chaos.cluster import LEASE_SECONDS, WORKERS, Cluster
 from chaos.faults import KINDS, Fault, Scene, plan
 from chaos.load import Load
 from chaos.recovery import Episode, Recovery, percentile, recoveries
+from chaos.settle import settle, wait_for
 from gnomon.embedded.ports import free_port, port_is_free
 from gnomon.embedded.postgres import EmbeddedPostgres
 from gnomon.storage.postgres.migrate import migrate
 
 _READY_SECONDS = 60
-_CATCH_UP_SECONDS = 120
-_SETTLE_SECONDS = 180
 _WARM_UP_SECONDS = 3
 _SHOWN = 40
+_EXCERPT = 200
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,7 +87,8 @@ class Run:
             stack.callback(cluster.stop)
             cluster.start()
             api = Api(cluster.api_urls)
-            _wait_for(lambda: all(cluster.members[name].ready for name in WORKERS), _READY_SECONDS)
+            if not wait_for(lambda: all(cluster.members[name].ready for name in WORKERS), _READY_SECONDS):
+                raise TimeoutError(f"the workers are not ready after {_READY_SECONDS} s")
             load = Load(api, sink_url, self._seed, self._folder)
             stack.callback(load.stop)
             load.start()
@@ -98,39 +97,16 @@ class Run:
             scene = Scene(cluster=cluster, postgres=self._postgres, broker=self._broker)
             episodes = Agenda(scene, self._say).carry_out(faults)
             self._say("all is mended")
-            self._settle(load, api)
+            load.stop()
+            stuck = settle(self._postgres.url, api)
+            (self._folder / "stuck.txt").write_text("".join(f"{name}\n" for name in stuck))
+            self._say("all is settled")
             evidence.dump(self._postgres.url, self._folder)
         for verb, times in sorted(api.answers.items()):
             print(f"  {times:6} {verb}")
         for surprise in api.surprises[:_SHOWN]:
             print(f"  unexpected: {surprise}")
         return episodes
-
-    def _settle(self, load: Load, api: Api) -> None:
-        load.stop()
-        mended_at = datetime.now(UTC)
-        with closing(psycopg2.connect(self._postgres.url)) as session:
-            session.autocommit = True
-
-            def rows(query: str, *values: Any) -> list[Any]:
-                with session.cursor() as cursor:
-                    cursor.execute(query, values)
-                    return cursor.fetchall() if cursor.description else []
-
-            late = "select id from jobs where status = 'RUNNING' and next_run < now() - interval '5 seconds'"
-            _wait_for(lambda: not rows(late), _CATCH_UP_SECONDS, must=False)
-            deaf = "select 1 from executions where worker = %s and claimed_at > %s limit 1"
-            _wait_for(lambda: all(rows(deaf, name, mended_at) for name in WORKERS), _CATCH_UP_SECONDS, must=False)
-            silent = [name for name in WORKERS if not rows(deaf, name, mended_at)]
-            stuck = [f"job:{job_id}" for (job_id,) in rows(late)] + silent
-            (self._folder / "stuck.txt").write_text("".join(f"{name}\n" for name in stuck))
-            going = "select id from jobs where status = 'RUNNING' or paused_until is not null"
-            for (job_id,) in rows(going):
-                api.call("POST", f"/jobs/{job_id}/pause", {}, tries=10)
-            _wait_for(lambda: not rows(going), 0)
-            unfinished = "select 1 from executions where state in ('WAITING', 'PENDING', 'RUNNING') limit 1"
-            _wait_for(lambda: not rows(unfinished), _SETTLE_SECONDS, must=False)
-        self._say("all is settled")
 
     def _say(self, what: str) -> None:
         print(f"[{time.monotonic() - self._begun:7.1f} s] {what}", flush=True)
@@ -142,6 +118,14 @@ def report(folder: Path, episodes: Sequence[Episode]) -> bool:
     violations = check(found)
     for violation in violations[:_SHOWN]:
         print(violation)
+    states = Counter(row["state"] for row in found.executions)
+    print(
+        ", ".join(f"{state} {count}" for state, count in states.most_common()),
+        f"effects {len(found.effects)}",
+        sep=", ",
+    )
+    for line, times in _errors(folder).most_common(_SHOWN):
+        print(f"  logged {times} times: {line}")
     recovered = sorted(recoveries(found, episodes), key=lambda recovery: -recovery.seconds)
     print("the slowest recoveries:")
     for recovery in recovered[:5]:
@@ -160,6 +144,12 @@ def report(folder: Path, episodes: Sequence[Episode]) -> bool:
     return not violations
 
 
+def _errors(folder: Path) -> Counter[str]:
+    """What our processes logged as errors, by the beginning of the text."""
+    lines = (line for log in folder.glob("*-?.log") for line in log.read_text(errors="replace").splitlines())
+    return Counter(" ".join(line.split()[2:])[:_EXCERPT] for line in lines if " ERROR " in line[:60])
+
+
 def _told(recovery: Recovery) -> str:
     episode = recovery.episode
     first = "nothing fell due" if recovery.first is None else f"the first prompt start {recovery.first:.1f} s"
@@ -172,22 +162,12 @@ def _sink(folder: Path) -> Iterator[str]:
     log = (folder / "sink.err").open("ab")
     process = subprocess.Popen([sys.executable, "-m", "chaos.sink", str(port), str(folder / "sink.log")], stderr=log)
     try:
-        _wait_for(lambda: not port_is_free(port), 10)
+        wait_for(lambda: not port_is_free(port), 10)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()
         log.close()
-
-
-def _wait_for(condition: Callable[[], bool], seconds: float, *, must: bool = True) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            if must:
-                raise TimeoutError(f"not ready within {seconds} s")
-            return
-        time.sleep(0.2)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -107,9 +107,7 @@ def _kill_and_shift_clock(scene: Scene, fault: Fault) -> Carried:
 
 
 def _freeze(scene: Scene, fault: Fault) -> Carried:
-    member = scene.cluster.members[fault.victim]
-    member.signal(signal.SIGSTOP)
-    return lambda: member.signal(signal.SIGCONT)
+    return scene.cluster.members[fault.victim].freeze()
 
 
 def _restart_database(scene: Scene, fault: Fault) -> Carried:
