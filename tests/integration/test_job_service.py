@@ -4,18 +4,23 @@ import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from uuid import UUID, uuid4
 
 import pytest
 from support.books import unbalanced_moments
 from support.cluster import wait_until
-from support.world import HTTP_JOB, World
+from support.world import HTTP_JOB, World, record
 
 from gnomon.job.errors import InvalidJob, NameTaken, NotFound, RevisionMismatch
-from gnomon.job.model import Job, JobStatus
+from gnomon.job.model import Job, JobStatus, State
 from gnomon.job.plan import DueJob, Plan
-from gnomon.job.ports import Hold
+from gnomon.job.ports import Claimed, Hold
 from gnomon.job.service import upcoming
 from gnomon.scheduler.dispatch import plan_batch
+from gnomon.storage.postgres import statements
+from gnomon.storage.postgres.literals import json_rows, uuid_array
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def read(world: World, job: Job) -> Job:
@@ -180,3 +185,42 @@ def test_execution_that_a_dispatch_creates_while_its_job_is_deleted_is_cancelled
 def test_reference_to_nothing_is_not_found(world: World, reference: str) -> None:
     with pytest.raises(NotFound):
         world.service.get(reference)
+
+
+@pytest.mark.parametrize("other", ["claim", "retry"])
+def test_delete_that_crosses_a_claim_or_a_retry_lets_no_further_attempt_happen(world: World, other: str) -> None:
+    """The delete waits for the other transaction, and then sees what that has made of the row."""
+    job = world.due()
+    ids = world.dispatched()
+    statement, parameters = statements.CLAIM, claim_parameters(ids)
+    if other == "retry":
+        (claimed,) = world.claim(ids)
+        statement, parameters = statements.RECORD, retry_parameters(claimed)
+    with world.engine.connect() as connection, connection.begin() as transaction:
+        connection.execute(statement, parameters)
+        deleting = threading.Thread(target=lambda: world.jobs.delete(job.id))
+        deleting.start()
+        wait_until("the delete waits for the row", lambda: waiting_sessions(world) == 1)
+        transaction.commit()
+    deleting.join()
+    for row in world.sql("select id, attempt from executions where state = 'RUNNING'"):
+        failed = Claimed(id=row.id, attempt=row.attempt, job_id=job.id, revision=1, failures=0, scheduled_at=NOON)
+        world.executions.record([record(failed, State.PENDING)])
+    assert world.claim(ids) == []
+    assert world.one("select count(*) from executions where state in ('WAITING', 'PENDING', 'RUNNING')") == 0
+
+
+def claim_parameters(ids: Sequence[UUID]) -> dict[str, object]:
+    return {"ids": uuid_array(ids), "delivery": uuid4(), "lease": 30, "worker": "w", "instance": uuid4()}
+
+
+def retry_parameters(claimed: Claimed) -> dict[str, object]:
+    row = {"id": claimed.id, "attempt": claimed.attempt, "state": "PENDING", "delay": 0, "failed": True, "seconds": 0.1}
+    return {"rows": json_rows([row]), "instance": uuid4(), "again": "retried"}
+
+
+def waiting_sessions(world: World) -> int:
+    count: int = world.one(
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    )
+    return count

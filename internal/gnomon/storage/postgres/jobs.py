@@ -19,18 +19,20 @@ from gnomon.storage.postgres.rows import Unreadable, definition_columns, definit
 from gnomon.storage.postgres.sessions import announce, database_clock
 from gnomon.storage.postgres.tables import executions, job_events, job_revisions, jobs
 
-# What runs finishes the attempt it is in: its row allows no other.
+# What runs finishes the attempt it is in: its row allows no other. Which rows those are is only known once they are
+# locked: a claim and a retry may be on their way.
 DELETE = text("""
 with gone as (
     update jobs set deleted_at = now(), updated_at = now(), status = 'STOPPED', next_run = null, paused_until = null
-    where id = :id and deleted_at is null returning id
+    where id = :id and deleted_at is null
+), pick as materialized (
+    select id, state from executions
+    where job_id = :id and state in ('WAITING', 'PENDING', 'RUNNING') order by id for no key update
 ), cancelled as (
-    update executions e set state = 'CANCELLED', finished_at = now() from gone
-    where e.job_id = gone.id and e.state in ('WAITING', 'PENDING')
-), last_attempt as (
-    update executions e set max_attempts = 0 from gone where e.job_id = gone.id and e.state = 'RUNNING'
+    update executions e set state = 'CANCELLED', finished_at = now()
+    from pick where e.id = pick.id and pick.state in ('WAITING', 'PENDING')
 )
-select id from gone
+update executions e set max_attempts = 0 from pick where e.id = pick.id and pick.state = 'RUNNING'
 """)
 
 
