@@ -15,6 +15,7 @@ from gnomon.job.model import State
 from gnomon.job.plan import DueJob, Plan
 from gnomon.job.ports import Hold
 from gnomon.scheduler.dispatch import plan_batch
+from gnomon.storage.postgres import dispatch as dispatch_module
 from gnomon.storage.postgres.dispatch import PostgresDispatchStore
 
 NO_GRACE = timedelta(0)
@@ -197,6 +198,25 @@ def test_freed_slots_are_due_at_once(world: World) -> None:
     assert world.dispatch.free_slots() == 1
     assert world.dispatch.republish(limit=10) == {"io": ids}
     assert world.dispatch.free_slots() == 1  # published again, so lost again
+
+
+def test_slots_are_freed_in_parts_until_all_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch_module, "FREED_AT_ONCE", 2)
+    world.make_due(*[world.create() for _ in range(5)])
+    ids = world.dispatched()
+    assert world.dispatch.free_slots() == 5
+    assert sorted(world.dispatch.republish(limit=10)["io"]) == sorted(ids)
+
+
+def test_returned_slot_of_a_later_retry_is_not_due_before_it(world: World) -> None:
+    world.due()
+    ids = world.dispatched()
+    (claimed,) = world.claim(ids)
+    world.executions.record([record(claimed, State.PENDING, delay=timedelta(hours=1))])
+    world.dispatch.return_slots(ids)
+    ahead = world.dispatch.horizon()
+    assert ahead.at is not None
+    assert ahead.at > ahead.now + timedelta(minutes=30)
 
 
 def test_lost_attempt_is_requeued_with_a_failure_counted(world: World) -> None:

@@ -73,7 +73,7 @@ def test_wake_up_time_comes_from_the_ends_of_indexes(world: World) -> None:
     fill_executions(world, "PENDING", ROWS)
     world.sql("analyze executions")
     plan = plan_of(world, statements.HORIZON)
-    assert scans_of(plan, "jobs") == {"jobs_due"}
+    assert scans_of(plan, "jobs") == {"jobs_due", "jobs_resume"}
     assert scans_of(plan, "executions") == {"executions_publish"}
 
 

@@ -88,6 +88,7 @@ class World:
 
     def sql(self, statement: str, **parameters: Any) -> list[Row[Any]]:
         with self.engine.begin() as connection:
+            connection.execute(text("set local statement_timeout = 0"))
             result = connection.execute(text(statement), parameters)
             return list(result.all()) if result.returns_rows else []
 

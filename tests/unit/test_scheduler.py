@@ -16,6 +16,7 @@ from gnomon.job.plan import DueJob, Plan
 from gnomon.job.ports import Dispatched, Hold, Horizon, PlanBatch, Rescued
 from gnomon.job.schedule import Cron, Timing
 from gnomon.scheduler import dispatch as dispatch_module
+from gnomon.scheduler import loop as loop_module
 from gnomon.scheduler.dispatch import BATCH_STEPS, LEAST_STEPS, Dispatcher, plan_batch
 from gnomon.scheduler.loop import OVERDUE_PAUSE, SchedulerLoop
 from gnomon.scheduler.publish import Publisher
@@ -239,6 +240,44 @@ def test_full_batches_follow_at_once_until_asked_to_stop(store: WatchedStore, br
     assert waker.waits == []
 
 
+def test_lost_attempts_are_rescued_however_much_is_due(
+    store: WatchedStore, broker: WatchedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "RESCUE_SECONDS", 0.0)
+    store.answers = [Dispatched(jobs=10, published={}, held={}, full=True, behind=False)] * 5
+    loop_over(store, broker, WatchedWaker()).turn()
+    assert len(store.spared) == 6
+
+
+def test_locked_rows_are_no_outage(store: WatchedStore, broker: WatchedBroker) -> None:
+    now = SPARING.total_seconds() + 1
+    publisher = publisher_of(store, broker)
+    rescuer = Rescuer(store, clock=lambda: now if store.spared else 0.0)
+    rescuer.run_once()  # the start is long over from now on
+    loop = SchedulerLoop(
+        store=store,
+        dispatcher=Dispatcher(store, publisher, batch=10),
+        publisher=publisher,
+        rescuer=rescuer,
+        waker=WatchedWaker(),
+        interval=timedelta(seconds=1),
+        stopping=lambda: False,
+    )
+    for error, spared in ((Contended("rows are locked"), None), (Unavailable("away"), SPARED)):
+        store.horizon = _raising(error)  # type: ignore[method-assign]
+        with pytest.raises(type(error)):
+            loop.turn()
+        rescuer.run_once()
+        assert store.spared[-1] == spared
+
+
+def _raising(error: Exception) -> Callable[[], Horizon]:
+    def ask() -> Horizon:
+        raise error
+
+    return ask
+
+
 def test_broker_that_is_away_gets_its_messages_when_it_is_back(store: WatchedStore, broker: WatchedBroker) -> None:
     ids = [uuid4() for _ in range(3)]
     broker.away = True
@@ -261,6 +300,31 @@ def test_lost_messages_free_all_slots(store: WatchedStore, broker: WatchedBroker
     publisher.start()
     publisher.kick()
     wait_until("slots are freed", lambda: store.freed == 1)
+    publisher.stop(timedelta(seconds=5))
+
+
+def test_loss_is_not_forgotten_when_the_database_fails_at_that_moment(
+    store: WatchedStore, broker: WatchedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[bool] = []
+
+    def free_slots() -> int:
+        tries.append(True)
+        if len(tries) == 1:
+            raise Unavailable("away")
+        return 5
+
+    monkeypatch.setattr(store, "free_slots", free_slots)
+    monkeypatch.setattr(Publisher, "LOSS_CHECK_SECONDS", 0.0)
+    broker.lost = True
+    publisher = publisher_of(store, broker)
+    publisher.start()
+
+    def asked_again() -> bool:
+        publisher.kick()
+        return len(tries) == 2
+
+    wait_until("slots are freed after all", asked_again)
     publisher.stop(timedelta(seconds=5))
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from gnomon.job.errors import Unavailable
+from gnomon.job.errors import Contended, Unavailable
 from gnomon.job.ports import DispatchStore, Horizon, Waker
 from gnomon.scheduler.dispatch import Dispatcher
 from gnomon.scheduler.publish import Publisher
@@ -45,26 +45,28 @@ class SchedulerLoop:
     def turn(self) -> None:
         """Raises Unavailable when the database does not answer; workers then get time to record before a rescue."""
         try:
-            self._dispatch_all()
-            self._publisher.kick()
-            self._rescue()
+            while self._round() and not self._stopping():
+                pass  # there is more that is due
             ahead = self._store.horizon()
+        except Contended:
+            raise
         except Unavailable:
             self._rescuer.after_outage()
             raise
         if not self._stopping():
             self._sleep(ahead)
 
+    def _round(self) -> bool:
+        """However much is due, what was lost has its turn in between. Whether more is due."""
+        done = self._dispatcher.run_once()
+        self._publisher.kick()
+        self._rescue()
+        return done.full or done.behind
+
     def _rescue(self) -> None:
         if time.monotonic() >= self._next_rescue:
             self._rescuer.run_once()
             self._next_rescue = time.monotonic() + RESCUE_SECONDS
-
-    def _dispatch_all(self) -> None:
-        while not self._stopping():
-            done = self._dispatcher.run_once()
-            if not (done.full or done.behind):
-                return
 
     def _sleep(self, ahead: Horizon) -> None:
         until = ahead.now + self._interval

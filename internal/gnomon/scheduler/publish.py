@@ -39,6 +39,7 @@ class Publisher:
         self._kicked = threading.Event()
         self._stopping = threading.Event()
         self._failures = 0
+        self._lost = False
         self._next_loss_check = 0.0
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
@@ -140,10 +141,13 @@ class Publisher:
         self._next_loss_check = time.monotonic() + self.LOSS_CHECK_SECONDS
         try:
             with self._watchdog.watched():
-                lost = self._broker.lost_messages()
+                self._lost = self._broker.lost_messages() or self._lost
         except Unavailable as error:
             self._failures = 1
             log.warning("the broker does not answer: %s", error)
             return
-        if lost and (freed := self._store.free_slots()):
-            log.warning("the broker may have lost its messages: %s executions are published again", freed)
+        if self._lost:
+            freed = self._store.free_slots()
+            self._lost = False  # not before: the broker tells of each loss once
+            if freed:
+                log.warning("the broker may have lost its messages: %s executions are published again", freed)

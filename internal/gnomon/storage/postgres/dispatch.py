@@ -18,8 +18,10 @@ from gnomon.storage.postgres.births import Birth, insert_executions
 from gnomon.storage.postgres.engine import autocommit, translated
 from gnomon.storage.postgres.literals import json_rows, uuid_array
 from gnomon.storage.postgres.rows import read_timing
+from gnomon.storage.postgres.sessions import database_clock
 
 AGAIN_AFTER_LOSS = "lost"
+FREED_AT_ONCE = 5_000
 
 
 class PostgresDispatchStore:
@@ -57,8 +59,13 @@ class PostgresDispatchStore:
 
     def free_slots(self) -> int:
         """R1, when the broker has lost its messages: all that were published are due again. Returns their number."""
+        freed = 0
         with translated(), self._autocommit.connect() as connection:
-            return connection.execute(statements.FREE_SLOTS).rowcount
+            # without this those that are published again meanwhile would be freed again
+            part = {"limit": FREED_AT_ONCE, "before": database_clock(connection)}
+            while count := connection.execute(statements.FREE_SLOTS, part).rowcount:
+                freed += count
+        return freed
 
     def return_slots(self, ids: Collection[UUID]) -> None:
         """Gives publish slots back."""

@@ -112,11 +112,13 @@ from pick where e.id = pick.id
 returning e.id, e.queue
 """)
 
-# When the broker lost its messages, every slot taken before is free again.
+# When the broker lost its messages, every slot taken before is free again. So many at a time: a million of them would
+# outlast the statement's time.
 FREE_SLOTS: TextClause = text("""
 with pick as materialized (
     select id from executions
-    where state = 'PENDING' and publish_count > 0 and next_publish_at > now() order by id for no key update skip locked
+    where state = 'PENDING' and publish_count > 0 and next_publish_at > now() and published_at < :before
+    order by next_publish_at limit :limit for no key update skip locked
 )
 update executions e set next_publish_at = now(), publish_count = 0 from pick where e.id = pick.id
 """)
@@ -127,7 +129,8 @@ with pick as materialized (
     where id = any(cast(:ids as uuid[])) and state is not distinct from 'PENDING'
     order by id for no key update
 )
-update executions e set next_publish_at = now(), publish_count = 0 from pick where e.id = pick.id
+update executions e set next_publish_at = greatest(now(), e.available_at), publish_count = 0
+from pick where e.id = pick.id
 """)
 
 HORIZON: TextClause = text("""
