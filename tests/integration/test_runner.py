@@ -473,6 +473,34 @@ def test_no_definition_costs_the_executions_beside_it_theirs(world: World, targe
     assert [tuple(row) for row in ended] == [(jobs[2].id, "FAILED", "definition_unreadable")]
 
 
+class AwayStore(PostgresExecutionStore):
+    """Nothing is claimed until `away_until` (seconds of the monotonic clock)."""
+
+    away_until = 0.0
+
+    def claim(self, ids: Collection[UUID], *, delivery: UUID, lease: timedelta) -> Sequence[Claimed]:
+        if time.monotonic() < self.away_until:
+            raise Unavailable("away")
+        return super().claim(ids, delivery=delivery, lease=lease)
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
+def test_claim_that_waited_longer_than_its_lease_is_renewed_before_anything_is_sent(
+    world: World, target: Target, delivery: str
+) -> None:
+    target.on("/hook", answer(delay=0.5))  # longer than it takes to notice a lease that is not trusted
+    jobs = [job_calling(world, target.url("/hook"), delivery=delivery) for _ in range(10)]
+    lease = timedelta(seconds=2)
+    world.executions = AwayStore(world.engine, instance=uuid4(), worker="worker-1")
+    world.executions.away_until = time.monotonic() + 1.1 * lease.total_seconds()
+    with running(world, lease=lease) as runner:
+        runner.admit(world.dispatched())
+        for job in jobs:
+            wait_for_state(world, job, State.SUCCEEDED)
+    assert set(target.keys().values()) == {1}
+    assert world.one("select max(attempt) from executions") == 1
+
+
 def test_outcomes_are_recorded_after_the_database_was_away(
     world: World, target: Target, postgres: EmbeddedPostgres
 ) -> None:

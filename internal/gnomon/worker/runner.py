@@ -145,7 +145,8 @@ class Runner:
         if not claimed:
             return []
         try:
-            return self._started(self._readable(claimed, delivery, sent_at), delivery)
+            flights = self._trusted(self._readable(claimed, delivery, sent_at))
+            return self._trusted(self._started(flights, delivery))
         except Unavailable:
             self._give_back(claimed, delivery)
         except Exception:
@@ -195,6 +196,22 @@ class Runner:
         if refused:
             self._give_back([flight.claimed for flight in flights if flight.token.id in refused], delivery)
         return [flight for flight in flights if flight.token.id not in refused]
+
+    def _trusted(self, flights: list[Flight]) -> list[Flight]:
+        """Renews what a store that was away has left little time for; without those that were taken over.
+
+        They share one claim, and nobody renews them before they are in flight.
+        """
+        if not flights or monotonic() - flights[0].renewed_at < self._lease.total_seconds() / 3:
+            return flights
+
+        def renew() -> tuple[float, set[UUID]]:
+            return monotonic(), self._store.renew([flight.token for flight in flights], lease=self._lease)
+
+        sent_at, kept = self._insist(renew)
+        for flight in flights:
+            flight.renewed_at, flight.trusted_until = sent_at, trusted_until(sent_at, self._lease)
+        return [flight for flight in flights if flight.token.id in kept]
 
     def _take_off(self, flights: Collection[Flight]) -> None:
         for flight in flights:
