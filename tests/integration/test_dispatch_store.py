@@ -11,11 +11,12 @@ from support.world import World, record, token
 
 from gnomon.job.errors import Contended
 from gnomon.job.ids import scheduled_id
-from gnomon.job.model import State
+from gnomon.job.model import State, Trigger
 from gnomon.job.plan import DueJob, Plan
 from gnomon.job.ports import Hold
 from gnomon.scheduler.dispatch import plan_batch
 from gnomon.storage.postgres import dispatch as dispatch_module
+from gnomon.storage.postgres.births import insert_executions
 from gnomon.storage.postgres.dispatch import PostgresDispatchStore
 
 NO_GRACE = timedelta(0)
@@ -343,3 +344,17 @@ def test_ids_sort_by_moment_and_differ_by_job() -> None:
     assert ids == sorted(ids)
     assert {(i.version, i.variant) for i in ids} == {(7, "specified in RFC 4122")}
     assert Counter([*ids, scheduled_id(uuid4(), moment)]).most_common(1)[0][1] == 1
+
+
+def test_idle_execution_whose_job_is_being_dispatched_is_promoted_later(world: World) -> None:
+    job = world.due(overlap="queue")
+    (active,) = world.claim(world.dispatched())
+    waiting = world.service.run_now(str(job.id), may_wait=True).execution
+    world.sql("update executions set state = 'SUCCEEDED' where id = :id", id=active.id)  # as after a crossing
+    with world.engine.connect() as connection, connection.begin() as transaction:
+        birth = {"id": uuid4(), "job_id": job.id, "scheduled_at": datetime.now(UTC), "serial": False}
+        insert_executions(connection, [birth], State.PENDING, trigger=Trigger.SCHEDULE, slot=15)
+        assert world.dispatch.rescue(grace=timedelta(0), spare=None).promoted == 0
+        transaction.rollback()
+    assert world.dispatch.rescue(grace=timedelta(0), spare=None).promoted == 1
+    assert world.history.get(waiting.id).state is State.PENDING

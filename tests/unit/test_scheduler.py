@@ -119,10 +119,9 @@ def test_each_job_gets_a_plan_in_its_place() -> None:
     assert [plan.runs for plan in plans if isinstance(plan, Plan)] == [(NOON,)] * 5
 
 
-def test_budget_is_shared_evenly_among_jobs_that_are_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch_module, "BATCH_STEPS", 400)
+def test_budget_is_shared_evenly_among_jobs_that_are_behind() -> None:
     jobs = [due("0 12 * * *", behind=timedelta(days=5000)) for _ in range(4)]  # a step a day
-    plans = [plan for plan in plan_batch(jobs, NOON) if isinstance(plan, Plan)]
+    plans = [plan for plan in plan_batch(jobs, NOON, steps=400) if isinstance(plan, Plan)]
     assert [plan.examined for plan in plans] == [100, 100, 100, 100]
     assert not any(plan.reached_now for plan in plans)
     assert BATCH_STEPS >= 1000 * LEAST_STEPS  # a full batch of late jobs still moves on
@@ -162,6 +161,26 @@ def test_batch_is_halved_while_rows_are_locked_and_grows_again(store: WatchedSto
     assert store.limits == [8, 4, 2, 1, 2, 4, 8]
 
 
+def test_batch_that_the_database_gives_up_on_is_halved_with_its_budget(
+    store: WatchedStore, broker: WatchedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    def dispatch(decide: PlanBatch, *, limit: int) -> Dispatched:
+        store.limits.append(limit)
+        steps.append(decide([due(behind=timedelta(days=3000))], NOON)[0].examined)  # type: ignore[union-attr]
+        raise Unavailable("canceling statement due to statement timeout")
+
+    monkeypatch.setattr(dispatch_module, "BATCH_STEPS", 160)
+    monkeypatch.setattr(store, "dispatch", dispatch)
+    dispatcher = Dispatcher(store, publisher_of(store, broker), batch=8)
+    for _ in range(4):
+        with pytest.raises(Unavailable):
+            dispatcher.run_once()
+    assert store.limits == [8, 4, 2, 1]
+    assert steps == [160, 80, 40, 20]
+
+
 def test_recent_leases_are_spared_after_the_start_and_after_an_outage(store: WatchedStore) -> None:
     now = 0.0
     rescuer = Rescuer(store, clock=lambda: now)
@@ -171,6 +190,17 @@ def test_recent_leases_are_spared_after_the_start_and_after_an_outage(store: Wat
     rescuer.after_outage()
     rescuer.run_once()
     assert store.spared == [SPARED, None, SPARED]
+
+
+def test_leases_that_nobody_could_renew_during_a_long_outage_are_spared_as_well(store: WatchedStore) -> None:
+    now = 0.0
+    rescuer = Rescuer(store, clock=lambda: now)
+    now = SPARING.total_seconds() + 1
+    rescuer.run_once()
+    now += 600
+    rescuer.after_outage()
+    rescuer.run_once()
+    assert store.spared == [None, SPARED + timedelta(seconds=600)]
 
 
 class WatchedWaker:
@@ -247,6 +277,17 @@ def test_lost_attempts_are_rescued_however_much_is_due(
     store.answers = [Dispatched(jobs=10, published={}, held={}, full=True, behind=False)] * 5
     loop_over(store, broker, WatchedWaker()).turn()
     assert len(store.spared) == 6
+
+
+def test_rescue_goes_on_at_once_while_there_is_more_to_rescue(
+    store: WatchedStore, broker: WatchedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = [Rescued(requeued=1000), Rescued(requeued=1000), Rescued(requeued=3)]
+    monkeypatch.setattr(store, "rescue", lambda **_: rounds.pop(0))
+    loop = loop_over(store, broker, WatchedWaker())
+    for _ in range(5):
+        loop.turn()
+    assert rounds == []
 
 
 def test_locked_rows_are_no_outage(store: WatchedStore, broker: WatchedBroker) -> None:

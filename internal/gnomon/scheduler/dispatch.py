@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from gnomon.job.errors import Contended
+from gnomon.job.errors import Contended, Unavailable
 from gnomon.job.plan import DueJob, Plan, plan_due
 from gnomon.job.ports import Dispatched, DispatchStore, Hold
 from gnomon.scheduler.publish import Publisher
@@ -28,13 +28,19 @@ class Dispatcher:
         self._largest = self._batch = batch
 
     def run_once(self) -> Dispatched:
-        """One batch. A batch whose rows are locked is halved, down to one job, and grows again when it passes."""
+        """One batch. One that fails is halved, down to one job, and grows again when it passes.
+
+        It may have met locked rows, or outlasted the time that the database allows it.
+        """
         try:
-            done = self._store.dispatch(plan_batch, limit=self._batch)
+            done = self._store.dispatch(self._decide, limit=self._batch)
         except Contended:
-            self._batch = max(1, self._batch // 2)
+            self._halve()
             log.warning("due jobs are locked by another session; going on with batches of %s", self._batch)
             return Dispatched(jobs=0, published={}, held={}, full=self._batch > 1, behind=False)
+        except Unavailable:
+            self._halve()
+            raise
         self._batch = min(self._largest, self._batch * 2)
         for job_id, reason in done.held.items():
             log.error("job %s is held for an hour: %s", job_id, reason, extra={"job_id": str(job_id)})
@@ -42,17 +48,23 @@ class Dispatcher:
             self._publisher.submit(queue, ids)
         return done
 
+    def _decide(self, jobs: Sequence[DueJob], now: datetime) -> list[Plan | Hold]:
+        return plan_batch(jobs, now, steps=BATCH_STEPS * self._batch // self._largest)
+
+    def _halve(self) -> None:
+        self._batch = max(1, self._batch // 2)
+
 
 def plan_batch(
-    jobs: Sequence[DueJob], now: datetime, *, clock: Callable[[], float] = time.monotonic
+    jobs: Sequence[DueJob], now: datetime, *, steps: int = BATCH_STEPS, clock: Callable[[], float] = time.monotonic
 ) -> list[Plan | Hold]:
-    """One plan for each job, in order. The budget is shared evenly among those that are left.
+    """One plan for each job, in order. The budget of `steps` is shared evenly among those that are left.
 
     When the time is up, each job left gets a few steps, so that even then every one of them advances.
     """
     deadline = clock() + BATCH_TIME.total_seconds()
     plans: list[Plan | Hold] = []
-    left = BATCH_STEPS
+    left = steps
     for index, job in enumerate(jobs):
         share = max(LEAST_STEPS, left // (len(jobs) - index)) if clock() < deadline else LEAST_STEPS
         plan = _plan(job, now, share)

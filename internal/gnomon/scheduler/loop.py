@@ -11,6 +11,7 @@ from gnomon.scheduler.publish import Publisher
 from gnomon.scheduler.rescue import Rescuer
 
 RESCUE_SECONDS = 1.0
+RESCUED_AT_ONCE = 1_000  # at most, in one round: then there may be more
 # What stays due after a turn is locked by another scheduler, or waits for the broker: look again, but not at once.
 OVERDUE_PAUSE = timedelta(milliseconds=100)
 
@@ -65,8 +66,9 @@ class SchedulerLoop:
 
     def _rescue(self) -> None:
         if time.monotonic() >= self._next_rescue:
-            self._rescuer.run_once()
-            self._next_rescue = time.monotonic() + RESCUE_SECONDS
+            rescued = self._rescuer.run_once()
+            if rescued.total < RESCUED_AT_ONCE:
+                self._next_rescue = time.monotonic() + RESCUE_SECONDS
 
     def _sleep(self, ahead: Horizon) -> None:
         until = ahead.now + self._interval

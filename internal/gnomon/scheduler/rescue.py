@@ -33,15 +33,21 @@ class Rescuer:
         self._spread = spread
         self._clock = clock
         self._sparing_until = clock() + SPARING.total_seconds()
+        self._spared = SPARED
+        self._last_round = clock()
 
     def after_outage(self) -> None:
-        """The database was away."""
-        self._sparing_until = self._clock() + SPARING.total_seconds()
+        """The database was away, and nobody could renew since the last round."""
+        now = self._clock()
+        self._sparing_until = now + SPARING.total_seconds()
+        self._spared = SPARED + timedelta(seconds=now - self._last_round)
 
     def run_once(self) -> Rescued:
         """One round."""
-        sparing = self._clock() < self._sparing_until
-        rescued = self._store.rescue(grace=GRACE, spare=SPARED if sparing else None, spread=self._spread)
+        now = self._clock()
+        spare = self._spared if now < self._sparing_until else None
+        rescued = self._store.rescue(grace=GRACE, spare=spare, spread=self._spread)
+        self._last_round = now
         if rescued.requeued or rescued.failed or rescued.unknown:
             log.warning(
                 "lost attempts: %s run again, %s failed for good, %s have an unknown outcome",

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, Row
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from gnomon.job.errors import InvalidJob
 from gnomon.job.ids import scheduled_id
@@ -15,7 +15,7 @@ from gnomon.job.plan import DueJob, Plan
 from gnomon.job.ports import Dispatched, Hold, Horizon, PlanBatch, Rescued
 from gnomon.storage.postgres import statements
 from gnomon.storage.postgres.births import Birth, insert_executions
-from gnomon.storage.postgres.engine import autocommit, translated
+from gnomon.storage.postgres.engine import CONTENTION, autocommit, error_code, translated
 from gnomon.storage.postgres.literals import json_rows, uuid_array
 from gnomon.storage.postgres.rows import read_timing
 from gnomon.storage.postgres.sessions import database_clock
@@ -102,11 +102,15 @@ class PostgresDispatchStore:
         return Horizon(now=row.now, at=row.at)
 
     def _promote_idle(self, connection: Connection) -> int:
+        """None where a dispatch makes another execution of such a job active just then: it is promoted after that."""
         try:
             return sum(row.total for row in connection.execute(statements.PROMOTE_IDLE))
         except IntegrityError:
-            # a dispatch made another execution of that job active in between: what waits is promoted when that ends
             return 0
+        except DBAPIError as error:
+            if error_code(error) in CONTENTION:
+                return 0
+            raise
 
     def _book(self, connection: Connection, plans: list[tuple[Row[Any], Plan | Hold]]) -> Mapping[str, Sequence[UUID]]:
         births = [birth for row, plan in plans if isinstance(plan, Plan) for birth in _births(row, plan)]

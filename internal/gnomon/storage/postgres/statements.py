@@ -399,15 +399,24 @@ union all
 select 'NOTIFIED', 0 from notified
 """)
 
-# Waiting executions whose job has nothing active: a dispatch and a recording that crossed can leave one.
+# Waiting executions whose job has nothing active: a dispatch and a recording that crossed can leave one. It goes from
+# job to job, so that its cost does not grow with the number that wait for the same one.
 PROMOTE_IDLE: TextClause = text(f"""
-with idle as materialized (
-    select distinct on (w.job_id) w.id from executions w
-    where w.state = 'WAITING' and not exists (
+with recursive waiting as (
+    (select job_id from executions where state = 'WAITING' order by job_id limit 1)
+    union all
+    select (
+        select w.job_id from executions w
+        where w.state = 'WAITING' and w.job_id > waiting.job_id order by w.job_id limit 1
+    ) from waiting where waiting.job_id is not null
+), idle as materialized (
+    select (
+        select w.id from executions w where w.state = 'WAITING' and w.job_id = waiting.job_id order by w.id limit 1
+    ) as id
+    from waiting where job_id is not null and not exists (
         select 1 from executions a
-        where a.job_id = w.job_id and a.state in ('PENDING', 'RUNNING') and a.overlap <> 'allow'
+        where a.job_id = waiting.job_id and a.state in ('PENDING', 'RUNNING') and a.overlap <> 'allow'
     )
-    order by w.job_id, w.id
 ), ended_or_pending as (
     update executions e set state = 'PENDING', available_at = now(), next_publish_at = now(), publish_count = 0
     from idle where e.id = idle.id and e.state = 'WAITING'
