@@ -308,21 +308,16 @@ def test_deaf_worker_whose_celery_hangs_ends_all_the_same(
 OUTAGE = 2.5 * DEAF
 
 
-def look_overlooked(world: World) -> None:
-    """As if another worker had died with their messages in its hands, again and again, until a minute from now."""
-    world.create(name="bait", interval_seconds=86_400)
+def look_overlooked(world: World, *, name: str = "bait") -> None:
+    """An execution that looks as if messages for it had been sent again and again, the last one now."""
+    world.create(name=name, interval_seconds=86_400)
     world.sql(
         "insert into executions (id, job_id, revision, kind, queue, scheduled_at, trigger, state, max_attempts, "
         "overlap, available_at, published_at, publish_count, next_publish_at) select gen_random_uuid(), id, 1, 'HTTP', "
-        "'io', now(), 'MANUAL', 'PENDING', 1, 'allow', now(), now() - make_interval(secs => :ago), 3, "
-        "now() + interval '60 s' from jobs where name = 'bait'",
-        ago=UNDER_WAY * DEAF,
+        "'io', now(), 'MANUAL', 'PENDING', 1, 'allow', now(), now(), 3, "
+        "now() + interval '60 s' from jobs where name = :name",
+        name=name,
     )
-
-
-def test_bait_of_these_tests_is_what_a_worker_looks_for(world: World) -> None:
-    look_overlooked(world)
-    assert overlooked(world, newest=timedelta(seconds=UNDER_WAY * DEAF)) == 1
 
 
 def test_outage_of_the_broker_does_not_end_the_worker(
@@ -361,20 +356,41 @@ def test_outage_of_the_database_does_not_end_the_worker(
         assert worker.stop() == 0
 
 
-def test_worker_that_was_frozen_goes_on(
-    world: World, database_url: str, redis_url: str, target: Target, tmp_path: Path
-) -> None:
-    every_second(world, target)
+def test_worker_that_was_frozen_goes_on(world: World, database_url: str, redis_url: str, tmp_path: Path) -> None:
     with cluster(database_url=database_url, queue_url=redis_url, folder=tmp_path) as started:
         worker = start(started, WORKER, "worker")
-        start(started, SCHEDULER, "scheduler").wait_ready()
-        wait_until("jobs run", lambda: fresh_successes(world) >= 3)
+        worker.wait_ready()
         worker.signal(signal.SIGSTOP)
+        look_overlooked(world)
         time.sleep(OUTAGE)
         worker.signal(signal.SIGCONT)
-        wait_until("jobs run again", lambda: fresh_successes(world) >= 3)
+        time.sleep(DEAF / 4)  # enough to end, were it taken for deaf
+        send_messages(redis_url, seconds=DEAF)
         assert worker.running
         assert worker.stop() == 0
+
+
+def test_executions_that_no_message_brings_to_a_claim_do_not_end_a_worker_that_hears(
+    world: World, database_url: str, queue_url: str, tmp_path: Path
+) -> None:
+    with cluster(database_url=database_url, queue_url=queue_url, folder=tmp_path) as started:
+        worker = start(started, WORKER, "worker")
+        worker.wait_ready()
+        look_overlooked(world)
+        send_messages(queue_url, seconds=OUTAGE)
+        assert worker.running
+        look_overlooked(world, name="more")  # without the messages it is what deafness looks like
+        assert exit_code(worker, seconds=30) == EXIT_CODE
+
+
+def send_messages(queue_url: str, *, seconds: float) -> None:
+    """Messages of executions that do not exist."""
+    queue = CeleryQueue(create_app(queue_url))
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        queue.publish("io", new_ids(1))
+        time.sleep(DEAF / 3)
+    queue.close()
 
 
 # --- publishing

@@ -130,7 +130,7 @@ class CeleryQueue:
         try:
             return self._call_once(use)
         except _ERRORS:
-            if self._broken_off or not idle or time.monotonic() - started > self._timeout / 10:
+            if not idle or time.monotonic() - started > self._timeout / 10:
                 raise
         return self._call_once(use)
 
