@@ -91,7 +91,7 @@ def test_execution_that_ends_its_worker_each_time_fails_alone_and_names_the_work
         with supervised(started) as worker:
             target.on("/culprit", killing(worker))
             world.make_due(culprit, *neighbours)
-            wait_until("the culprit has failed", lambda: world.states_of(culprit) == ["FAILED"], seconds=180, pause=0.2)
+            wait_until("the culprit has failed", lambda: world.states_of(culprit) == ["FAILED"], seconds=240, pause=0.2)
             wait_until("the neighbours are through", lambda: states(world, neighbours) == {"SUCCEEDED"}, seconds=60)
             names = {worker_id(one) for one in worker.workers[:-1]}
     failed = only_execution(world, culprit)
