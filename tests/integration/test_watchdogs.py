@@ -472,7 +472,7 @@ def test_call_that_is_slow_but_within_the_time_is_left_alone(
 def test_what_was_being_sent_when_a_call_is_broken_off_is_published_when_the_broker_answers(
     world: World, link: tuple[Proxy, str], queue: CeleryQueue
 ) -> None:
-    for _ in range(1500):
+    for _ in range(600):
         world.due(overlap="allow")
     ids = world.dispatched(limit=2000)
     watchdog = SendWatchdog(queue, give_up=lambda: None, limit=timedelta(seconds=WHOLE))
