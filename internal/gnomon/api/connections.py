@@ -7,6 +7,7 @@ at best, and waits in its main loop, for all, until a client has closed its end.
 
 import errno
 import json
+import select
 import selectors
 import socket
 import time
@@ -87,6 +88,8 @@ class Connection(TConn):  # type: ignore[misc]
 class Worker(ThreadWorker):  # type: ignore[misc]
     """Serves requests in threads. `limits` is set by a subclass: gunicorn makes the object."""
 
+    sockets: list[socket.socket]
+
     limits: Limits
 
     def accept(self, listener: Any) -> None:
@@ -104,6 +107,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.nr_conns += 1
         self.pending_conns.append(connection)
         self.poller.register(client, selectors.EVENT_READ, partial(self.on_pending_socket_readable, connection))
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """At the stop takes what has connected already, and has the kernel refuse what comes from then on.
+
+        gunicorn leaves the listener open until the last answer is out: who connects meanwhile waits, and is reset.
+        """
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            for listener in self.sockets:
+                while select.select([listener], [], [], 0)[0]:
+                    self.accept(listener)
+                listener.close()
+            self.sockets = []
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wakes up for the next connection whose time is over."""
