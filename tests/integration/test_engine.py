@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 from support.world import World
 
+from gnomon.job.errors import Unavailable
 from gnomon.storage.postgres.engine import autocommit, create_engine, translated
 
 PID = text("select pg_backend_pid()")
@@ -40,3 +41,14 @@ def test_connection_has_transactions_again_after_a_statement_of_its_own(engine: 
         connection.execute(text("create table kept (id int)"))
         connection.rollback()
         assert connection.execute(text("select to_regclass('kept')")).scalar_one() == "kept"
+
+
+def test_server_that_has_become_a_standby_is_left(engine: Engine) -> None:
+    """What a server refuses that only reads since a failover is not refused for good."""
+    with autocommit(engine).connect() as connection:
+        connection.execute(text("set default_transaction_read_only = on"))
+    write = text("create table kept (id int)")
+    with pytest.raises(Unavailable, match="read-only"), translated(), autocommit(engine).connect() as connection:
+        connection.execute(write)
+    with translated(), autocommit(engine).connect() as connection:
+        connection.execute(write)

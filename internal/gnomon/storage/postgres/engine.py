@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy
 from psycopg2 import errorcodes
-from sqlalchemy import Engine
+from sqlalchemy import Engine, ExceptionContext
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -34,6 +34,7 @@ CLIENT_SETTINGS = {
     "keepalives_count": 3,
 }
 CONTENTION = {errorcodes.LOCK_NOT_AVAILABLE, errorcodes.DEADLOCK_DETECTED, errorcodes.SERIALIZATION_FAILURE}
+PASSING = {errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, errorcodes.READ_ONLY_SQL_TRANSACTION}
 PASSING_CLASSES = ("08", "53", "57", "58")  # connection, resources, operator intervention, system error
 
 
@@ -54,7 +55,14 @@ def create_engine(url: str, *, pool_size: int = 5, max_open: int = 10, check_fir
         connect_args={**CLIENT_SETTINGS, "options": options, "application_name": "gnomon"},
     )
     engine.dialect.reset_isolation_level = _leave_autocommit  # type: ignore[assignment]
+    sqlalchemy.event.listen(engine, "handle_error", _leave_standby)
     return engine
+
+
+def _leave_standby(context: ExceptionContext) -> None:
+    """After a failover a connection may lead to a server that only reads by now; another one may not."""
+    if getattr(context.original_exception, "pgcode", None) == errorcodes.READ_ONLY_SQL_TRANSACTION:
+        context.is_disconnect = True
 
 
 def psycopg2_url(url: str) -> sqlalchemy.URL:
@@ -102,9 +110,7 @@ def is_passing(error: DBAPIError) -> bool:
     code = error_code(error)
     if code is None:
         return isinstance(error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError)
-    return (
-        code.startswith(PASSING_CLASSES) or code in CONTENTION or code == errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT
-    )
+    return code.startswith(PASSING_CLASSES) or code in CONTENTION or code in PASSING
 
 
 def error_code(error: DBAPIError) -> str | None:

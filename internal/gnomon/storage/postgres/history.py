@@ -39,7 +39,7 @@ class PostgresHistoryStore:
             rows = connection.execute(chosen).all()
             if not rows:
                 _require_job(connection, job_id)
-            tried = _attempts(connection, [row.id for row in rows[: query.limit] if row.failures > 0])
+            tried = _attempts(connection, [row.id for row in rows[: query.limit] if row.attempt > 0])
         items = [_read_execution(row, tried[row.id]) for row in rows[: query.limit]]
         more = len(rows) > query.limit
         return Page(items=items, cursor=write_cursor(items[-1].scheduled_at, items[-1].id) if more else None)
