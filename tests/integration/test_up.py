@@ -123,8 +123,9 @@ def test_lines_to_try_work_as_they_are_printed(up: Up) -> None:
 def test_commands_of_the_readme_work_as_they_are_printed(up: Up) -> None:
     (block,) = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "curl" in block]
     commands = re.split(r"\n(?=curl)", block.replace("http://127.0.0.1:8000", up.url).strip())
-    created, read, _history, patched, deleted = (run_curl(command) for command in commands)
-    assert created["id"] == read["id"]
+    created, read, _history, ran, paused, resumed, patched, deleted = (run_curl(command) for command in commands)
+    assert created["id"] == read["id"] == ran["job_id"]
+    assert (paused["status"], resumed["status"]) == ("STOPPED", "RUNNING")
     assert (patched["interval_seconds"], patched["revision"]) == (60, 2)
     assert deleted is None
     assert requests.get(f"{up.url}/v1/jobs/{created['id']}", timeout=10).status_code == 404

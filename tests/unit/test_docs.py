@@ -34,6 +34,12 @@ def test_files_that_are_named_exist(page: Path) -> None:
     assert [name for name in named if name not in written_by_users and not (ROOT / name).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tests_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())
+    assert [(file, test) for file, test in named if f"def {test}(" not in (ROOT / file).read_text()] == []
+
+
 @pytest.mark.parametrize("policy", ["misfire", "retry"])
 def test_printed_policy_is_the_default(policy: str) -> None:
     printed = re.search(rf"^`{policy} = (\{{.*\}})`$", (ROOT / "docs/semantics.md").read_text(), re.MULTILINE)
