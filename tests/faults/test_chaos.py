@@ -9,7 +9,6 @@ ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 420
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 def test_minute_of_chaos_breaks_no_promise(broker: str, request: pytest.FixtureRequest) -> None:
     if broker == "rabbitmq":

@@ -219,7 +219,7 @@ def test_requests_under_way_end_when_the_server_is_stopped(own_server: ApiServer
     with own_server.connect() as client, own_server.connect() as idle:
         idle.sendall(GET)
         client.sendall(b"GET /slow?seconds=1.5 HTTP/1.1\r\nHost: a\r\n\r\n")
-        time.sleep(0.5)
+        own_server.wait_for_slow_request()
         own_server.terminate()
         answer, _ = answer_of(client)
         assert b"200 OK" in answer
@@ -232,7 +232,7 @@ def test_requests_under_way_end_when_the_server_is_stopped(own_server: ApiServer
 def test_request_that_takes_too_long_is_cut_when_the_server_is_stopped(own_server: ApiServer) -> None:
     with own_server.connect() as client:
         client.sendall(b"GET /slow?seconds=60 HTTP/1.1\r\nHost: a\r\n\r\n")
-        time.sleep(0.5)
+        own_server.wait_for_slow_request()
         started = time.monotonic()
         own_server.terminate()
         answer, _ = answer_of(client)

@@ -20,6 +20,7 @@ from support.cluster import wait_until
 
 from gnomon.embedded.ports import free_port
 
+_UNDER_WAY = "a slow request is under way"
 READ, WRITE, IDLE, SHUTDOWN = 1.0, 1.0, 1.5, 3.0  # seconds
 
 
@@ -58,6 +59,10 @@ class ApiServer:
     def terminate(self) -> None:
         self._process.send_signal(signal.SIGTERM)
 
+    def wait_for_slow_request(self) -> None:
+        """Until one is under way."""
+        wait_until("a slow request is under way", lambda: _UNDER_WAY in self.log())
+
     def wait(self) -> int:
         return self._process.wait(timeout=20)
 
@@ -93,6 +98,7 @@ def _serve(database_url: str, port: int, threads: int) -> None:
 
         @app.get("/slow")
         def slow() -> str:
+            logging.info(_UNDER_WAY)
             time.sleep(float(request.args["seconds"]))
             return "late"
 
