@@ -9,21 +9,13 @@ from flask import request
 
 from gnomon.api.answers import Answer, backfill_answer, execution_answer, job_answer
 from gnomon.api.context import context
+from gnomon.api.jobs import REFERENCE, Headers
 from gnomon.api.problems import Refused
 from gnomon.api.routes import Routes
 from gnomon.api.schemas import Backfill, BackfillRequest, Execution, Job, Pause, RunQuery
 
-Headers = Mapping[str, str]
-
 REPLAYED = "Idempotency-Replayed"
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
-JOB = {
-    "in": "path",
-    "name": "reference",
-    "description": "the id of a job, or `name:` and its name",
-    "schema": {"type": "string"},
-    "required": True,
-}
 EXECUTION = {
     "in": "path",
     "name": "execution_id",
@@ -42,7 +34,7 @@ REPLAYED_HEADER = {REPLAYED: {"description": "true: an earlier request did it", 
 routes = Routes("actions", __name__, description="Run, pause, make up for, cancel")
 
 
-@routes.route("/jobs/<reference>/run", methods=["POST"], parameters=[JOB, IDEMPOTENCY_KEY])
+@routes.route("/jobs/<reference>/run", methods=["POST"], parameters=[REFERENCE, IDEMPOTENCY_KEY])
 @routes.arguments(RunQuery, location="query")
 @routes.response(202, Execution, headers=REPLAYED_HEADER)
 def run_job(query: Mapping[str, Any], reference: str) -> tuple[Answer, Headers]:
@@ -57,7 +49,7 @@ def run_job(query: Mapping[str, Any], reference: str) -> tuple[Answer, Headers]:
     return execution_answer(asked.execution), {"Location": location, **replayed}
 
 
-@routes.route("/jobs/<reference>/pause", methods=["POST"], parameters=[JOB])
+@routes.route("/jobs/<reference>/pause", methods=["POST"], parameters=[REFERENCE])
 @routes.arguments(Pause)
 @routes.response(200, Job)
 def pause_job(document: Mapping[str, Any], reference: str) -> Answer:
@@ -65,14 +57,14 @@ def pause_job(document: Mapping[str, Any], reference: str) -> Answer:
     return job_answer(context().service.pause(reference, **document))
 
 
-@routes.route("/jobs/<reference>/resume", methods=["POST"], parameters=[JOB])
+@routes.route("/jobs/<reference>/resume", methods=["POST"], parameters=[REFERENCE])
 @routes.response(200, Job)
 def resume_job(reference: str) -> Answer:
     """Resume a paused job at its next moment from now; what passed meanwhile is not made up for."""
     return job_answer(context().service.resume(reference))
 
 
-@routes.route("/jobs/<reference>/backfill", methods=["POST"], parameters=[JOB, IDEMPOTENCY_KEY])
+@routes.route("/jobs/<reference>/backfill", methods=["POST"], parameters=[REFERENCE, IDEMPOTENCY_KEY])
 @routes.arguments(BackfillRequest)
 @routes.response(202, Backfill)
 @routes.alt_response(200, Backfill, description="the answer to a dry run")
