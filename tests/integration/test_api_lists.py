@@ -172,3 +172,37 @@ def test_wrong_query_of_executions_is_refused(
     client: FlaskClient, job_with_history: str, query: str, pointer: str
 ) -> None:
     assert only_error(client.get(f"/jobs/{job_with_history}/executions?{query}"))["pointer"] == pointer
+
+
+def test_executions_of_all_jobs_are_listed_by_state_trigger_job_and_moment(client: FlaskClient, world: World) -> None:
+    first, second = world.due(overlap="allow"), world.due()
+    for claimed in world.claim(world.dispatched()):
+        world.executions.record([record(claimed, State.FAILED if claimed.job_id == first.id else State.SUCCEEDED)])
+    world.service.run_now(str(first.id))
+
+    def listed(query: str = "") -> list[tuple[str, str]]:
+        response = client.get(f"/v1/executions{query}")
+        assert response.status_code == 200, response.get_data(as_text=True)
+        return sorted((one["job_id"], one["state"]) for one in response.get_json())
+
+    failed, done, pending = (str(first.id), "FAILED"), (str(second.id), "SUCCEEDED"), (str(first.id), "PENDING")
+    assert listed() == sorted([failed, done, pending])
+    assert listed("?failed_only=true") == listed("?state=FAILED&state=UNKNOWN") == [failed]
+    assert listed("?trigger=MANUAL") == [pending]
+    assert listed(f"?job_id={second.id}") == [done]
+    assert listed("?scheduled_before=2020-01-01T00:00:00Z") == listed("?scheduled_after=2100-01-01T00:00:00Z") == []
+    assert len(listed("?scheduled_after=2020-01-01T00:00:00Z&scheduled_before=2100-01-01T00:00:00Z")) == 3
+    assert [len(page) for page in pages(client, "/v1/executions?limit=2")] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        ("?scheduled_after=yesterday", "/scheduled_after"),
+        ("?trigger=CRON", "/trigger"),
+        ("?stat=FAILED", "/stat"),
+        ("?failed_only=true&state=FAILED", "/failed_only"),
+    ],
+)
+def test_executions_are_not_listed_by_what_makes_no_sense(client: FlaskClient, query: str, pointer: str) -> None:
+    assert only_error(client.get(f"/executions{query}"))["pointer"] == pointer

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import TextClause
+from sqlalchemy import TextClause, text
 from support.world import HTTP_JOB, World
 
 from gnomon.storage.postgres import statements
@@ -124,3 +124,11 @@ def test_claim_and_record_reach_rows_by_primary_key_with_a_backlog_and_stale_sta
     assert {"executions_pkey"} <= scans_of(record, "executions") <= {"executions_pkey", "executions_waiting"}
     renew = plan_of(world, statements.RENEW, tokens=TOKENS, lease=30)
     assert scans_of(renew, "executions") == {"executions_pkey"}
+
+
+def test_list_of_failures_reads_the_index_of_failures_only(world: World) -> None:
+    fill_executions(world, "SUCCEEDED", ROWS)
+    fill_executions(world, "FAILED", 1000)
+    world.sql("analyze executions")
+    statement = text("select id from executions where state in ('FAILED', 'UNKNOWN') order by id desc limit 50")
+    assert scans_of(plan_of(world, statement), "executions") == {"executions_failed"}

@@ -1,4 +1,4 @@
-"""What can be asked of a job and of an execution, beside reading and changing them."""
+"""What can be asked of a job, beside reading and changing it."""
 
 import re
 from collections.abc import Mapping
@@ -9,20 +9,14 @@ from flask import request
 
 from gnomon.api.answers import Answer, backfill_answer, execution_answer, job_answer
 from gnomon.api.context import context
-from gnomon.api.jobs import REFERENCE, Headers
+from gnomon.api.jobs import REFERENCE
+from gnomon.api.paging import Headers
 from gnomon.api.problems import Refused
 from gnomon.api.routes import Routes
 from gnomon.api.schemas import Backfill, BackfillRequest, Execution, Job, Pause, RunQuery
 
 REPLAYED = "Idempotency-Replayed"
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
-EXECUTION = {
-    "in": "path",
-    "name": "execution_id",
-    "description": "the id of an execution",
-    "schema": {"type": "string"},
-    "required": True,
-}
 IDEMPOTENCY_KEY = {
     "in": "header",
     "name": "Idempotency-Key",
@@ -31,7 +25,7 @@ IDEMPOTENCY_KEY = {
 }
 REPLAYED_HEADER = {REPLAYED: {"description": "true: an earlier request did it", "schema": {"type": "string"}}}
 
-routes = Routes("actions", __name__, description="Run, pause, make up for, cancel")
+routes = Routes("actions", __name__, description="Run, pause, make up for")
 
 
 @routes.route("/jobs/<reference>/run", methods=["POST"], parameters=[REFERENCE, IDEMPOTENCY_KEY])
@@ -75,24 +69,6 @@ def backfill_job(document: Mapping[str, Any], reference: str) -> tuple[Answer, i
         reference, since=document["from_"], until=document["to"], dry_run=dry_run, key=_key()
     )
     return backfill_answer(moments, dry_run=dry_run), 200 if dry_run else 202
-
-
-@routes.route("/executions/<execution_id>", methods=["GET"], parameters=[EXECUTION])
-@routes.response(200, Execution)
-def get_execution(execution_id: str) -> Answer:
-    """Read an execution."""
-    return execution_answer(context().service.execution(execution_id))
-
-
-@routes.route("/executions/<execution_id>/cancel", methods=["POST"], parameters=[EXECUTION])
-@routes.response(202, Execution)
-def cancel_execution(execution_id: str) -> Answer:
-    """Cancel an execution.
-
-    One that is not running ends at once. One that runs is aborted by its worker within seconds; a success that was
-    quicker stays a success. It is not tried again.
-    """
-    return execution_answer(context().service.cancel(execution_id))
 
 
 def _key() -> str | None:

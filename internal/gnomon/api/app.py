@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from flask import Flask, Response
 
-from gnomon.api import actions, docs, health, jobs, metrics, problems, request_ids
+from gnomon.api import actions, docs, executions, health, jobs, metrics, problems, request_ids
 from gnomon.api.context import Context
 from gnomon.api.routes import Document
 from gnomon.job.ports import HistoryStore
@@ -55,7 +55,7 @@ def create_app(
 
 def _register_routes(app: Flask) -> None:
     document = Document(app, spec_kwargs={"info": {"description": ABOUT}})
-    for module in (jobs, actions, health):
+    for module in (jobs, actions, executions, health):
         document.register_blueprint(module.routes, url_prefix="/v1")
         app.register_blueprint(module.routes, name=f"{module.routes.name}_unversioned")
     app.register_blueprint(docs.routes)

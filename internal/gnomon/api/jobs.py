@@ -4,19 +4,17 @@ import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlencode
 
 from flask import Response, request
 
-from gnomon.api.answers import Answer, created_answer, etag, execution_answer, job_answer
+from gnomon.api.answers import Answer, created_answer, etag, job_answer
 from gnomon.api.context import context
+from gnomon.api.paging import LINK_HEADER, Headers, next_page, part_of
 from gnomon.api.problems import Refused
 from gnomon.api.routes import JSON, MERGE_PATCH, Routes
 from gnomon.api.schemas import (
     READ_ONLY,
     CreatedJob,
-    Execution,
-    ExecutionListQuery,
     Job,
     JobInput,
     JobListQuery,
@@ -27,15 +25,11 @@ from gnomon.api.schemas import (
 from gnomon.job.document import merge_patch
 from gnomon.job.errors import FieldError, InvalidJob, RevisionMismatch
 from gnomon.job.model import Job as JobValue
-from gnomon.job.model import JobStatus, State
-from gnomon.job.ports import ExecutionQuery, JobQuery, Page
+from gnomon.job.model import JobStatus
+from gnomon.job.ports import JobQuery
 
-Headers = Mapping[str, str]
-
-FAILED_STATES = frozenset((State.FAILED, State.UNKNOWN))
 ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')  # RFC 9110, 8.8.3
 ETAG_HEADER = {"ETag": {"description": "the revision", "schema": {"type": "string"}}}
-LINK_HEADER = {"Link": {"description": 'rel="next": the next page', "schema": {"type": "string"}}}
 REFERENCE = {
     "in": "path",
     "name": "reference",
@@ -75,14 +69,14 @@ def list_jobs(query: Mapping[str, Any]) -> tuple[list[Answer], Headers]:
     listed = [tag for tag in query.get("tags", "").split(",") if tag]
     page = context().service.list(
         JobQuery(
-            **_part(query),
+            **part_of(query),
             status=JobStatus(query["status"]) if "status" in query else None,
             kind=query.get("type"),
             tags=(*query.get("tag", ()), *listed),
             name_contains=query.get("q"),
         )
     )
-    return [job_answer(job) for job in page.items], _next_page(page)
+    return [job_answer(job) for job in page.items], next_page(page)
 
 
 @routes.route("/jobs/<reference>", methods=["GET"], parameters=[REFERENCE])
@@ -132,15 +126,6 @@ def delete_job(reference: str) -> Response:
     return Response(status=204)
 
 
-@routes.route("/jobs/<reference>/executions", methods=["GET"], parameters=[REFERENCE])
-@routes.arguments(ExecutionListQuery, location="query")
-@routes.response(200, Execution(many=True), headers=LINK_HEADER)
-def list_executions(query: Mapping[str, Any], reference: str) -> tuple[list[Answer], Headers]:
-    """List the executions of a job, newest first; those of a deleted job by its id."""
-    page = context().service.executions(reference, ExecutionQuery(**_part(query), states=_states(query)))
-    return [execution_answer(execution) for execution in page.items], _next_page(page)
-
-
 def _update(reference: str, patch: Mapping[str, Any]) -> tuple[Answer, Headers]:
     given, used = canonical(patch)
     try:
@@ -182,24 +167,3 @@ def _if_match() -> int | None:
     if weak or not re.fullmatch(r"[0-9]{1,9}", revision):
         raise RevisionMismatch("no revision of a job bears this entity tag: read the job again")
     return int(revision)
-
-
-def _part(query: Mapping[str, Any]) -> dict[str, Any]:
-    """Which part of the list. Raises InvalidJob."""
-    if "cursor" in query and query["offset"]:
-        raise InvalidJob.at("/offset", "a cursor says already where the page begins", "give one of the two")
-    return {"limit": query["limit"], "offset": query["offset"], "cursor": query.get("cursor")}
-
-
-def _states(query: Mapping[str, Any]) -> frozenset[State]:
-    failed_only = query.get("failed_only", query.get("failedOnly", False))
-    if failed_only and "state" in query:
-        raise InvalidJob.at("/failed_only", "excludes state", "give one of the two")
-    return FAILED_STATES if failed_only else frozenset(State(name) for name in query.get("state", ()))
-
-
-def _next_page(page: Page[Any]) -> Headers:
-    if page.cursor is None:
-        return {}
-    kept = [(name, value) for name, value in request.args.items(multi=True) if name not in ("cursor", "offset")]
-    return {"Link": f'<{request.path}?{urlencode([*kept, ("cursor", page.cursor)])}>; rel="next"'}

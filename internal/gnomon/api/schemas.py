@@ -428,6 +428,15 @@ class ExecutionListQuery(PageQuery):
     state = fields.List(Text(validate=_choice(State)), metadata={"description": "repeat it: any of them"})
     failed_only = QueryFlag(metadata={"description": "those that ended FAILED or UNKNOWN"})
     failedOnly = QueryFlag(metadata={"description": "older name of failed_only", "deprecated": True})  # noqa: N815
+    trigger = Text(validate=_choice(Trigger))
+    scheduled_after = Instant(metadata={"description": "no moment before this one"})
+    scheduled_before = Instant(metadata={"description": "no moment after this one"})
+
+
+class AllExecutionsQuery(ExecutionListQuery):
+    """Which executions of all jobs to list."""
+
+    job_id = Text(metadata={"description": "of this job only, also after it was deleted", "format": "uuid"})
 
 
 def canonical(document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -26,9 +26,9 @@ def manual_id(moment: datetime) -> UUID:
     return _moment_id(f"manual:{uuid4()}", moment)
 
 
-def id_bounds(first: datetime, last: datetime) -> tuple[UUID, UUID]:
-    """The least and the greatest id that any execution of these moments can have."""
-    return UUID(int=_millis(first) << 80), UUID(int=(_millis(last) + 1 << 80) - 1)
+def id_bounds(moment: datetime) -> tuple[UUID, UUID]:
+    """The least and the greatest id that any execution of this moment can have."""
+    return UUID(int=_millis(moment) << 80), UUID(int=(_millis(moment) + 1 << 80) - 1)
 
 
 def _moment_id(source: str, moment: datetime) -> UUID:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
-from gnomon.job.model import Action, Definition, Execution, Job, JobStatus, State
+from gnomon.job.model import Action, Definition, Execution, Job, JobStatus, State, Trigger
 from gnomon.job.plan import DueJob, Plan
 
 Item = TypeVar("Item")
@@ -39,12 +39,15 @@ class JobQuery:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionQuery:
-    """Which executions to list, newest first."""
+    """Which executions to list, the latest moments first. `since` and `until` bound the moments, both included."""
 
     limit: int = 50
     cursor: str | None = None
     offset: int = 0
     states: Collection[State] = ()
+    trigger: Trigger | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +163,8 @@ class HistoryStore(Protocol):
     def get(self, execution_id: UUID) -> Execution:
         """Raises NotFound."""
 
-    def list(self, job_id: UUID, query: ExecutionQuery) -> Page[Execution]:
-        """Newest first. Raises NotFound if there never was such a job."""
+    def list(self, job_id: UUID | None, query: ExecutionQuery) -> Page[Execution]:
+        """Those of one job, or of all. Raises NotFound if there never was such a job."""
 
     def tallies(self) -> Sequence["Tally"]:
         """What all workers counted since the beginning, summed over the processes."""

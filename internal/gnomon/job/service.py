@@ -137,9 +137,12 @@ class JobService:
         """Raises NotFound."""
         return self._history.get(_parse_execution_id(execution_id))
 
-    def executions(self, reference: str, query: ExecutionQuery) -> Page[Execution]:
-        """History of one job, newest first; that of a deleted job stays readable by its id. Raises NotFound."""
-        return self._history.list(self._id_of(reference), query)
+    def executions(self, reference: str | None, query: ExecutionQuery) -> Page[Execution]:
+        """History of one job or of all, newest first; that of a deleted job stays readable by its id.
+
+        Raises NotFound.
+        """
+        return self._history.list(None if reference is None else self._id_of(reference), query)
 
     def _id_of(self, reference: str) -> UUID:
         return self.get(reference).id if reference.startswith(NAME_PREFIX) else _parse_id(reference)

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row, literal, select
+from sqlalchemy import Connection, Engine, Row, Select, literal, select
 
 from gnomon.job.errors import NotFound
+from gnomon.job.ids import id_bounds
 from gnomon.job.model import Attempt, Execution, State, Trigger
 from gnomon.job.ports import ExecutionQuery, Page, Tally
 from gnomon.storage.postgres import statements
@@ -27,17 +28,15 @@ class PostgresHistoryStore:
         with translated(), self._engine.connect() as connection:
             return read_execution(connection, execution_id)
 
-    def list(self, job_id: UUID, query: ExecutionQuery) -> Page[Execution]:
-        """Newest first, with the attempts that did not end them."""
-        chosen = select(executions).where(executions.c.job_id == job_id)
-        if query.states:
-            chosen = chosen.where(executions.c.state.in_([state.value for state in query.states]))
-        if query.cursor is not None:
-            chosen = chosen.where(executions.c.id < literal(read_cursor(query.cursor)[1]))
+    def list(self, job_id: UUID | None, query: ExecutionQuery) -> Page[Execution]:
+        """In the order of their ids, which is that of their moments; with the attempts that did not end them."""
+        chosen = _filtered(select(executions), query)
+        if job_id is not None:
+            chosen = chosen.where(executions.c.job_id == job_id)
         chosen = chosen.order_by(executions.c.id.desc()).limit(query.limit + 1).offset(query.offset)
         with translated(), self._engine.connect() as connection:
             rows = connection.execute(chosen).all()
-            if not rows:
+            if not rows and job_id is not None:
                 _require_job(connection, job_id)
             tried = _attempts(connection, [row.id for row in rows[: query.limit] if row.attempt > 0])
         items = [_read_execution(row, tried[row.id]) for row in rows[: query.limit]]
@@ -57,6 +56,21 @@ def read_execution(connection: Connection, execution_id: UUID) -> Execution:
     if row is None:
         raise NotFound(f"no execution {execution_id}")
     return _read_execution(row, _attempts(connection, [row.id])[row.id])
+
+
+def _filtered(chosen: Select[Any], query: ExecutionQuery) -> Select[Any]:
+    if query.states:
+        chosen = chosen.where(executions.c.state.in_([state.value for state in query.states]))
+    if query.trigger is not None:
+        chosen = chosen.where(executions.c.trigger == query.trigger.value)
+    if query.cursor is not None:
+        chosen = chosen.where(executions.c.id < literal(read_cursor(query.cursor)[1]))
+    # an id begins with its moment, so the primary key serves both
+    if query.since is not None:
+        chosen = chosen.where(executions.c.scheduled_at >= query.since, executions.c.id >= id_bounds(query.since)[0])
+    if query.until is not None:
+        chosen = chosen.where(executions.c.scheduled_at <= query.until, executions.c.id <= id_bounds(query.until)[1])
+    return chosen
 
 
 def _require_job(connection: Connection, job_id: UUID) -> None:

@@ -116,7 +116,7 @@ def _booked(connection: Connection, job_id: UUID, moments: Sequence[datetime]) -
         return set()
     chosen = select(executions.c.scheduled_at).where(
         executions.c.job_id == job_id,
-        executions.c.id.between(*id_bounds(moments[0], moments[-1])),
+        executions.c.id.between(id_bounds(moments[0])[0], id_bounds(moments[-1])[1]),
         executions.c.trigger.in_([Trigger.SCHEDULE.value, Trigger.BACKFILL.value]),
         executions.c.state != State.SKIPPED.value,
     )

@@ -151,6 +151,8 @@ executions = Table(
     ),
     # the history of a job, newest first
     Index("executions_history", "job_id", "id"),
+    # what failed for good, of all jobs, newest first
+    Index("executions_failed", "id", postgresql_where=text("state in ('FAILED', 'UNKNOWN')")),
     # overlap: held by the database, so it holds across schedulers
     Index(
         "executions_one_active",

@@ -1,0 +1,85 @@
+"""Executions over HTTP: what became of jobs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gnomon.api.answers import Answer, execution_answer
+from gnomon.api.context import context
+from gnomon.api.jobs import REFERENCE
+from gnomon.api.paging import LINK_HEADER, Headers, next_page, part_of
+from gnomon.api.routes import Routes
+from gnomon.api.schemas import AllExecutionsQuery, Execution, ExecutionListQuery
+from gnomon.job.document import parse_instant
+from gnomon.job.errors import InvalidJob
+from gnomon.job.model import State, Trigger
+from gnomon.job.ports import ExecutionQuery
+
+FAILED_STATES = frozenset((State.FAILED, State.UNKNOWN))
+EXECUTION = {
+    "in": "path",
+    "name": "execution_id",
+    "description": "the id of an execution",
+    "schema": {"type": "string"},
+    "required": True,
+}
+
+routes = Routes("executions", __name__, description="What became of jobs")
+
+
+@routes.route("/jobs/<reference>/executions", methods=["GET"], parameters=[REFERENCE])
+@routes.arguments(ExecutionListQuery, location="query")
+@routes.response(200, Execution(many=True), headers=LINK_HEADER)
+def list_executions_of_job(query: Mapping[str, Any], reference: str) -> tuple[list[Answer], Headers]:
+    """List the executions of a job, newest first; those of a deleted job by its id."""
+    return _listed(reference, query)
+
+
+@routes.route("/executions", methods=["GET"])
+@routes.arguments(AllExecutionsQuery, location="query")
+@routes.response(200, Execution(many=True), headers=LINK_HEADER)
+def list_executions(query: Mapping[str, Any]) -> tuple[list[Answer], Headers]:
+    """List the executions of all jobs, newest first. `state=FAILED` is the list of what was given up."""
+    return _listed(query.get("job_id"), query)
+
+
+@routes.route("/executions/<execution_id>", methods=["GET"], parameters=[EXECUTION])
+@routes.response(200, Execution)
+def get_execution(execution_id: str) -> Answer:
+    """Read an execution."""
+    return execution_answer(context().service.execution(execution_id))
+
+
+@routes.route("/executions/<execution_id>/cancel", methods=["POST"], parameters=[EXECUTION])
+@routes.response(202, Execution)
+def cancel_execution(execution_id: str) -> Answer:
+    """Cancel an execution.
+
+    One that is not running ends at once. One that runs is aborted by its worker within seconds; a success that was
+    quicker stays a success. It is not tried again.
+    """
+    return execution_answer(context().service.cancel(execution_id))
+
+
+def _listed(reference: str | None, query: Mapping[str, Any]) -> tuple[list[Answer], Headers]:
+    page = context().service.executions(
+        reference,
+        ExecutionQuery(
+            **part_of(query),
+            states=_states(query),
+            trigger=Trigger(query["trigger"]) if "trigger" in query else None,
+            since=_instant(query, "scheduled_after"),
+            until=_instant(query, "scheduled_before"),
+        ),
+    )
+    return [execution_answer(execution) for execution in page.items], next_page(page)
+
+
+def _states(query: Mapping[str, Any]) -> frozenset[State]:
+    failed_only = query.get("failed_only", query.get("failedOnly", False))
+    if failed_only and "state" in query:
+        raise InvalidJob.at("/failed_only", "excludes state", "give one of the two")
+    return FAILED_STATES if failed_only else frozenset(State(name) for name in query.get("state", ()))
+
+
+def _instant(query: Mapping[str, Any], name: str) -> Any:
+    return parse_instant(query[name], f"/{name}") if name in query else None

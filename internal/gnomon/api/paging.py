@@ -1,0 +1,29 @@
+"""Lists that are given a page at a time."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import request
+
+from gnomon.job.errors import InvalidJob
+from gnomon.job.ports import Page
+
+Headers = Mapping[str, str]
+
+LINK_HEADER = {"Link": {"description": 'rel="next": the next page', "schema": {"type": "string"}}}
+
+
+def part_of(query: Mapping[str, Any]) -> dict[str, Any]:
+    """Which part of the list a PageQuery asks for. Raises InvalidJob."""
+    if "cursor" in query and query["offset"]:
+        raise InvalidJob.at("/offset", "a cursor says already where the page begins", "give one of the two")
+    return {"limit": query["limit"], "offset": query["offset"], "cursor": query.get("cursor")}
+
+
+def next_page(page: Page[Any]) -> Headers:
+    """Where the present request's list goes on."""
+    if page.cursor is None:
+        return {}
+    kept = [(name, value) for name, value in request.args.items(multi=True) if name not in ("cursor", "offset")]
+    return {"Link": f'<{request.path}?{urlencode([*kept, ("cursor", page.cursor)])}>; rel="next"'}
