@@ -112,6 +112,22 @@ def test_backfill_says_what_is_wrong(client: FlaskClient, body: dict[str, Any], 
     assert only_error(client.post(f"/jobs/{job['id']}/backfill", json=body))["pointer"] == pointer
 
 
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+def test_retry_answers_the_new_execution_and_what_it_repeats(client: FlaskClient, prefix: str) -> None:
+    job = created(client)
+    first = client.post(f"/jobs/{job['id']}/run").get_json()
+    client.post(f"/executions/{first['id']}/cancel")
+    response = client.post(f"{prefix}/executions/{first['id']}/retry?revision=same", headers={"Idempotency-Key": "k"})
+    again = response.get_json()
+    assert response.status_code == 202
+    assert response.headers["Location"] == f"{prefix}/executions/{again['id']}"
+    assert (again["trigger"], again["repeats"], again["revision"]) == ("RETRY_OF", first["id"], 1)
+    replayed = client.post(f"{prefix}/executions/{first['id']}/retry?revision=same", headers={"Idempotency-Key": "k"})
+    assert replayed.headers["Idempotency-Replayed"] == "true"
+    assert only_error(client.post(f"/executions/{first['id']}/retry?revision=1"))["pointer"] == "/revision"
+    problem(client.post(f"/executions/{again['id']}/retry"), 409)
+
+
 def test_cancel_answers_the_execution(client: FlaskClient) -> None:
     job = created(client)
     execution = client.post(f"/jobs/{job['id']}/run").get_json()

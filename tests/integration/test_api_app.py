@@ -238,6 +238,7 @@ def test_openapi_document_tells_every_route(client: FlaskClient) -> None:
         ("get", "/v1/executions"),
         ("get", "/v1/executions/{execution_id}"),
         ("post", "/v1/executions/{execution_id}/cancel"),
+        ("post", "/v1/executions/{execution_id}/retry"),
         ("get", "/v1/health"),
         ("get", "/v1/health/live"),
         ("get", "/v1/health/ready"),

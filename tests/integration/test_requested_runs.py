@@ -1,6 +1,7 @@
 """Run now, backfill, pause, resume and cancel: what each leaves in the books."""
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -124,6 +125,56 @@ class TestRunNow:
         world.service.delete(str(job.id))
         with pytest.raises(NotFound):
             world.service.run_now(str(job.id))
+
+
+class TestRetry:
+    @staticmethod
+    def failed(world: World, state: State = State.FAILED, **more: Any) -> Execution:
+        world.due(**more)
+        (claimed,) = world.claim(world.dispatched())
+        world.executions.record([record(claimed, state)])
+        return world.history.get(claimed.id)
+
+    @pytest.mark.parametrize("state", [State.FAILED, State.UNKNOWN, State.CANCELLED])
+    def test_execution_that_failed_is_tried_again_as_another_one_that_names_it(
+        self, world: World, state: State
+    ) -> None:
+        failed = self.failed(world, state)
+        again = world.service.retry(str(failed.id)).execution
+        assert (again.trigger, again.repeats, again.state) == (Trigger.RETRY_OF, failed.id, State.PENDING)
+        assert world.history.get(failed.id) == failed
+        assert world.dispatch.republish(limit=10) == {"io": [again.id]}
+
+    def test_execution_that_succeeded_or_goes_on_is_a_conflict(self, world: World) -> None:
+        done = self.failed(world, State.SUCCEEDED)
+        pending = world.service.run_now(str(world.create().id)).execution
+        for execution in (done, pending):
+            with pytest.raises(Conflict, match=str(execution.state)):
+                world.service.retry(str(execution.id))
+
+    def test_it_is_what_the_job_says_now_or_said_then(self, world: World) -> None:
+        failed = self.failed(world, overlap="allow", retry={"max_attempts": 2})
+        world.service.update(str(failed.job_id), {"retry": {"max_attempts": 7}})
+        now = world.service.retry(str(failed.id)).execution
+        then = world.service.retry(str(failed.id), same_revision=True).execution
+        assert (now.revision, now.max_attempts) == (2, 7)
+        assert (then.revision, then.max_attempts) == (1, 2)
+
+    def test_overlap_and_keys_hold_as_for_a_run(self, world: World) -> None:
+        failed = self.failed(world)
+        first = world.service.retry(str(failed.id), key="k")
+        assert world.service.retry(str(failed.id), key="k") == replace(first, replayed=True)
+        with pytest.raises(Overlapping, match=str(first.execution.id)):
+            world.service.retry(str(failed.id))
+        assert world.service.retry(str(failed.id), may_wait=True).execution.state is State.WAITING
+        with pytest.raises(KeyReused):
+            world.service.run_now(str(failed.job_id), key="k")
+
+    def test_execution_of_a_deleted_job_can_not_be_tried_again(self, world: World) -> None:
+        failed = self.failed(world)
+        world.service.delete(str(failed.job_id))
+        with pytest.raises(NotFound):
+            world.service.retry(str(failed.id))
 
 
 class TestPause:

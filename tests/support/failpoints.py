@@ -175,7 +175,7 @@ POINTS: Mapping[str, Point] = {
         _worker("worker.return_slots.before", _BEFORE),
         _worker("worker.return_slots.after_commit", _AFTER),
         *(point for verb in ("create", "update", "pause", "resume", "delete") for point in _client(verb)),
-        *(point for verb in ("run", "backfill", "cancel") for point in _client(verb)),
+        *(point for verb in ("run", "retry", "backfill", "cancel") for point in _client(verb)),
     )
 }
 
@@ -200,7 +200,7 @@ STEPS: Mapping[type, Mapping[str, str]] = {
         "return_slots": "worker.return_slots",
     },
     JobStore: {"create": "create", "update": "update", "delete": "delete"},
-    RunStore: {"run": "run", "backfill": "backfill", "cancel": "cancel"},
+    RunStore: {"run": "run", "retry": "retry", "backfill": "backfill", "cancel": "cancel"},
 }
 # What changes no row: to die there is to die before the next step.
 WITHOUT_POINTS: Mapping[type, set[str]] = {

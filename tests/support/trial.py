@@ -355,6 +355,7 @@ def script(target: Target) -> None:
     target.on("/slow", answer(delay=SLOW_SECONDS))
     target.on("/endless", hang())
     target.on("/broken", answer(500))
+    target.on("/refused", answer(404))
     target.on("/flaky", _first_refused())
 
 
@@ -548,6 +549,25 @@ class Run(Scene):
         return [] if count == 1 else [f"{count} executions came of one request"]
 
 
+class RetryCall(Scene):
+    """A client asks for another try of an execution that failed, with an Idempotency-Key."""
+
+    def prepare(self, trial: Trial) -> None:
+        trial._create("refused", "/refused", Promise(may_fail=True), delay_seconds=1)
+
+    def call(self, trial: Trial) -> Mapping[str, Any]:
+        trial._until("it has failed", lambda: trial.count("name = 'refused' and state = 'FAILED'") == 1)
+        execution_id = trial.world.one("select id from executions where job_id = :id", id=trial.names["refused"])
+        return {"verb": "retry", "arguments": [str(execution_id)], "options": {"key": "one"}}
+
+    def done(self, trial: Trial) -> bool:
+        return trial.count("trigger = 'RETRY_OF' and state = 'FAILED'") > 0
+
+    def wrong(self, trial: Trial) -> list[str]:
+        count = trial.count("trigger = 'RETRY_OF'")
+        return [] if count == 1 else [f"{count} executions came of one request"]
+
+
 class Backfill(Scene):
     """A client asks for the moments before the job was created."""
 
@@ -601,6 +621,7 @@ SCENES: Mapping[str, Scene] = {
     "pause": Pause(),
     "resume": Resumption(),
     "run": Run(),
+    "retry": RetryCall(),
     "backfill": Backfill(),
     "cancel": CancelCall(),
 }

@@ -58,6 +58,8 @@ def execution_answer(execution: Execution) -> Answer:
         "error_message": execution.error_message,
         "response_status": execution.response_status,
         "response_excerpt": execution.response_excerpt,
+        "revision": execution.revision,
+        "repeats": None if execution.repeats is None else str(execution.repeats),
         "lateness_seconds": None if execution.lateness is None else plain_seconds(execution.lateness),
         "duration_seconds": None if execution.duration is None else plain_seconds(execution.duration),
         "cancel_requested_at": _instant(execution.cancel_requested_at),

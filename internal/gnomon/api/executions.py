@@ -5,10 +5,11 @@ from typing import Any
 
 from gnomon.api.answers import Answer, execution_answer
 from gnomon.api.context import context
+from gnomon.api.idempotency import IDEMPOTENCY_KEY, REPLAYED_HEADER, idempotency_key, requested_answer
 from gnomon.api.jobs import REFERENCE
 from gnomon.api.paging import LINK_HEADER, Headers, next_page, part_of
 from gnomon.api.routes import Routes
-from gnomon.api.schemas import AllExecutionsQuery, Execution, ExecutionListQuery
+from gnomon.api.schemas import AllExecutionsQuery, Execution, ExecutionListQuery, RetryQuery
 from gnomon.job.document import parse_instant
 from gnomon.job.errors import InvalidJob
 from gnomon.job.model import State, Trigger
@@ -58,6 +59,20 @@ def cancel_execution(execution_id: str) -> Answer:
     quicker stays a success. It is not tried again.
     """
     return execution_answer(context().service.cancel(execution_id))
+
+
+@routes.route("/executions/<execution_id>/retry", methods=["POST"], parameters=[EXECUTION, IDEMPOTENCY_KEY])
+@routes.arguments(RetryQuery, location="query")
+@routes.response(202, Execution, headers=REPLAYED_HEADER)
+def retry_execution(query: Mapping[str, Any], execution_id: str) -> tuple[Answer, Headers]:
+    """Try an execution again that failed, was cancelled, or whose outcome is unknown.
+
+    A new execution that names the old one in `repeats`. Overlap applies as for a run.
+    """
+    asked = context().service.retry(
+        execution_id, same_revision=query["revision"] == "same", may_wait=query["queue"], key=idempotency_key()
+    )
+    return requested_answer(asked)
 
 
 def _listed(reference: str | None, query: Mapping[str, Any]) -> tuple[list[Answer], Headers]:

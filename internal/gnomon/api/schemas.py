@@ -288,6 +288,10 @@ class Execution(Schema):
     error_message = fields.String(allow_none=True)
     response_status = fields.Integer(allow_none=True)
     response_excerpt = fields.String(allow_none=True)
+    revision = fields.Integer()
+    repeats = fields.String(
+        allow_none=True, metadata={"format": "uuid", "description": "the execution that this one tries again"}
+    )
     lateness_seconds = fields.Float(allow_none=True)
     duration_seconds = fields.Float(allow_none=True)
     cancel_requested_at = Instant(allow_none=True)
@@ -419,6 +423,16 @@ class RunQuery(Input):
 
     queue = QueryFlag(
         load_default=False, metadata={"description": "wait for the job's unfinished execution to end", "default": False}
+    )
+
+
+class RetryQuery(RunQuery):
+    """As what to run."""
+
+    revision = Text(
+        validate=validate.OneOf(["current", "same"], error="must be current or same"),
+        load_default="current",
+        metadata={"description": "current: as the job is defined now; same: as it was then", "default": "current"},
     )
 
 

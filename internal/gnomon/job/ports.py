@@ -135,6 +135,12 @@ class RunStore(Protocol):
         Raises NotFound, Overlapping, and KeyReused.
         """
 
+    def retry(self, execution_id: UUID, *, same_revision: bool, may_wait: bool, once: Once | None) -> Requested:
+        """As `run`: another execution that repeats this one, as the job is defined now, or was then.
+
+        Raises Conflict too, for an execution that did not fail.
+        """
+
     def backfill(
         self,
         job_id: UUID,

@@ -106,6 +106,19 @@ class JobService:
         once = None if key is None else Once(key=key, fingerprint=_fingerprint("run", job_id, may_wait))
         return self._runs.run(job_id, may_wait=may_wait, once=once)
 
+    def retry(
+        self, execution_id: str, *, same_revision: bool = False, may_wait: bool = False, key: str | None = None
+    ) -> Requested:
+        """Another execution that repeats one which failed, was cancelled, or whose outcome is unknown.
+
+        It is what the job's definition says now or, with `same_revision`, what it said then. Raises NotFound (also
+        where the job was deleted), Conflict for one that did not fail, and else what `run_now` does.
+        """
+        parsed = _parse_execution_id(execution_id)
+        request = _fingerprint("retry", parsed, same_revision, may_wait)
+        once = None if key is None else Once(key=key, fingerprint=request)
+        return self._runs.retry(parsed, same_revision=same_revision, may_wait=may_wait, once=once)
+
     def backfill(
         self, reference: str, *, since: str, until: str, dry_run: bool = False, key: str | None = None
     ) -> Sequence[datetime]:

@@ -10,7 +10,8 @@ from gnomon.job.model import State, Trigger
 from gnomon.storage.postgres import statements
 from gnomon.storage.postgres.literals import json_rows
 
-# id, job_id and scheduled_at; `serial` for those that run one at a time; what else INSERT_EXECUTIONS reads.
+# id, job_id and scheduled_at; `serial` for those that run one at a time; what else INSERT_EXECUTIONS reads. What is
+# left out follows from the job as it is now.
 Birth = dict[str, Any]
 
 

@@ -13,13 +13,14 @@ from gnomon.job.ids import backfill_id, id_bounds, manual_id
 from gnomon.job.model import Execution, Job, State, Trigger
 from gnomon.job.ports import Once, Requested
 from gnomon.storage.postgres import statements
-from gnomon.storage.postgres.births import insert_executions
+from gnomon.storage.postgres.births import Birth, insert_executions
 from gnomon.storage.postgres.engine import translated
 from gnomon.storage.postgres.history import read_execution
 from gnomon.storage.postgres.jobs import locked_job
 from gnomon.storage.postgres.sessions import announce, database_clock
 from gnomon.storage.postgres.tables import executions, idempotency_keys, jobs
 
+REPEATABLE = frozenset((State.FAILED, State.UNKNOWN, State.CANCELLED))
 KEPT = timedelta(hours=24)
 ANYBODY = ""  # keys belong to whoever asks; there are no accounts yet
 
@@ -33,15 +34,19 @@ class PostgresRunStore:
     def run(self, job_id: UUID, *, may_wait: bool, once: Once | None) -> Requested:
         """The key is written with the execution, or not at all."""
         with translated(), self._engine.begin() as connection:
-            if once is not None and (known := _known(connection, once)) is not None:
-                return Requested(execution=read_execution(connection, known), replayed=True)
-            job = locked_job(connection, job_id)
-            if once is not None and (known := _known(connection, once)) is not None:  # a twin was quicker
-                return Requested(execution=read_execution(connection, known), replayed=True)
-            execution_id = _create_manual(connection, job, may_wait=may_wait)
-            if once is not None:
-                _remember(connection, once, execution_id)
-            return Requested(execution=read_execution(connection, execution_id), replayed=False)
+            return _once(connection, once, lambda: job_id, lambda job: _create(connection, job, may_wait=may_wait))
+
+    def retry(self, execution_id: UUID, *, same_revision: bool, may_wait: bool, once: Once | None) -> Requested:
+        """As `run`."""
+
+        def create(job: Job) -> UUID:
+            failed = read_execution(connection, execution_id)
+            if failed.state not in REPEATABLE:
+                raise Conflict(f"execution {execution_id} is {failed.state}: only what failed can be tried again")
+            return _create(connection, job, may_wait=may_wait, repeats=failed, same_revision=same_revision)
+
+        with translated(), self._engine.begin() as connection:
+            return _once(connection, once, lambda: read_execution(connection, execution_id).job_id, create)
 
     def backfill(
         self,
@@ -87,14 +92,35 @@ class PostgresRunStore:
             return execution
 
 
-def _create_manual(connection: Connection, job: Job, *, may_wait: bool) -> UUID:
+def _once(
+    connection: Connection, once: Once | None, find_job: Callable[[], UUID], create: Callable[[Job], UUID]
+) -> Requested:
+    """What was made with this key before; else what `create` makes under the job's row lock."""
+    if once is not None and (known := _known(connection, once)) is not None:
+        return Requested(execution=read_execution(connection, known), replayed=True)
+    job = locked_job(connection, find_job())
+    if once is not None and (known := _known(connection, once)) is not None:  # a twin was quicker
+        return Requested(execution=read_execution(connection, known), replayed=True)
+    execution_id = create(job)
+    if once is not None:
+        _remember(connection, once, execution_id)
+    return Requested(execution=read_execution(connection, execution_id), replayed=False)
+
+
+def _create(
+    connection: Connection, job: Job, *, may_wait: bool, repeats: Execution | None = None, same_revision: bool = False
+) -> UUID:
     now = database_clock(connection)
     execution_id = manual_id(now)
-    birth = {"id": execution_id, "job_id": job.id, "scheduled_at": now, "serial": False}
-    if insert_executions(connection, [birth], State.PENDING, trigger=Trigger.MANUAL, slot=None):
+    birth: Birth = {"id": execution_id, "job_id": job.id, "scheduled_at": now, "serial": False}
+    trigger = Trigger.MANUAL
+    if repeats is not None:
+        trigger = Trigger.RETRY_OF
+        birth |= {"repeats": repeats.id, **(_as_it_was(connection, repeats) if same_revision else {})}
+    if insert_executions(connection, [birth], State.PENDING, trigger=trigger, slot=None):
         announce(connection, now)
     elif may_wait:
-        insert_executions(connection, [{**birth, "serial": True}], State.WAITING, trigger=Trigger.MANUAL, slot=None)
+        insert_executions(connection, [{**birth, "serial": True}], State.WAITING, trigger=trigger, slot=None)
     else:
         active = _active(connection, job.id)
         what = "an execution" if active is None else f"execution {active.id} ({active.state})"
@@ -102,6 +128,12 @@ def _create_manual(connection: Connection, job: Job, *, may_wait: bool) -> UUID:
             f"job {job.id} does not overlap and has {what} unfinished: wait for it, cancel it, or ask with queue=true"
         )
     return execution_id
+
+
+def _as_it_was(connection: Connection, execution: Execution) -> Birth:
+    columns = executions.c
+    chosen = select(columns.revision, columns.kind, columns.queue, columns.max_attempts)
+    return dict(connection.execute(chosen.where(columns.id == execution.id)).one()._mapping)
 
 
 def _active(connection: Connection, job_id: UUID) -> Row[Any, Any] | None:

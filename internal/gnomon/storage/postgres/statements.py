@@ -59,10 +59,11 @@ select id, 'RESUMED', revision, paused_until from resumed
 # out of the answer. Only D takes the first publish slot (`slot`) with the creation; the others are due for R1 at once.
 INSERT_EXECUTIONS: TextClause = text("""
 insert into executions (
-    id, job_id, revision, kind, queue, scheduled_at, trigger, state, max_attempts, overlap, available_at,
+    id, job_id, revision, kind, queue, scheduled_at, trigger, repeats, state, max_attempts, overlap, available_at,
     next_publish_at, publish_count, published_at, finished_at, error_code, skipped_count, skipped_until
 )
-select r.id, j.id, j.revision, j.type, j.queue, r.scheduled_at, :trigger, :state, j.max_attempts,
+select r.id, j.id, coalesce(r.revision, j.revision), coalesce(r.kind, j.type), coalesce(r.queue, j.queue),
+    r.scheduled_at, :trigger, r.repeats, :state, coalesce(r.max_attempts, j.max_attempts),
     case when r.serial and j.overlap <> 'allow' then 'serial' else j.overlap end,
     coalesce(r.available_at, r.scheduled_at),
     case when :state = 'PENDING' then
@@ -73,7 +74,7 @@ select r.id, j.id, j.revision, j.type, j.queue, r.scheduled_at, :trigger, :state
     r.reason, coalesce(r.count, 0), r.until
 from json_to_recordset(cast(:rows as json)) as r (
     id uuid, job_id uuid, scheduled_at timestamptz, available_at timestamptz, serial boolean, reason text, count int,
-    until timestamptz
+    until timestamptz, repeats uuid, revision int, kind text, queue text, max_attempts int
 )
 join jobs j on j.id = r.job_id
 order by r.id
