@@ -7,17 +7,16 @@ What can't be had is skipped with its reason; with CI=true in the environment th
 
 import contextlib
 import itertools
-import os
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import psycopg2
 import pytest
 import redis
 from servers.rabbitmq import RabbitMQ
 from servers.target import Target
+from support.missing import give_up
 from support.world import World
 
 from gnomon.embedded.postgres import EmbeddedPostgres
@@ -137,13 +136,7 @@ def start_or_skip(start: Callable[[], None]) -> None:
     try:
         start()
     except ConfigurationError as error:
-        _give_up(f"SERVER MISSING: {error}")
-
-
-def _give_up(reason: str) -> NoReturn:
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+        give_up(f"SERVER MISSING: {error}")
 
 
 def _administer(postgres: EmbeddedPostgres, statement: str) -> None:

@@ -16,6 +16,7 @@ from servers.rabbitmq import RabbitMQ
 from servers.target import Target
 from support.books import unbalanced_moments
 from support.cluster import Role, cluster, wait_until
+from support.missing import give_up
 from support.world import World
 
 from gnomon.embedded.postgres import EmbeddedPostgres
@@ -174,7 +175,7 @@ def test_three_schedulers_with_clocks_an_hour_apart_run_each_moment_once_and_nev
 ) -> None:
     clock = WrongClock(tmp_path)
     if not clock.available:
-        pytest.skip("NO COMPILER: gcc is needed to give a process another clock")
+        give_up("NO COMPILER: gcc is needed to give a process another clock")
     jobs = every_second(world, target)
     with cluster(database_url=database_url, queue_url=queue_url, folder=tmp_path, **SCALED) as started:
         hour = timedelta(hours=1) // timedelta(seconds=1)
