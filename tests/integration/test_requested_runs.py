@@ -98,6 +98,14 @@ class TestRunNow:
         world.sql("update idempotency_keys set expires_at = now() - interval '1 second'")
         assert world.service.run_now(str(job.id), key="click").execution.id != first.execution.id
 
+    def test_keys_that_are_over_are_forgotten(self, world: World) -> None:
+        job = world.create(overlap="allow")
+        for number in range(5):
+            world.service.run_now(str(job.id), key=f"old-{number}")
+        world.sql("update idempotency_keys set expires_at = now() - interval '1 second'")
+        world.service.run_now(str(job.id), key="new")
+        assert world.one("select array_agg(key) from idempotency_keys") == ["new"]
+
     def test_refused_request_does_not_use_up_its_key(self, world: World) -> None:
         job = world.due()
         (claimed,) = world.claim(world.dispatched())

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row, func, select
+from sqlalchemy import Connection, Engine, Row, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from gnomon.job.errors import Conflict, KeyReused, NotFound, Overlapping
@@ -22,6 +22,13 @@ from gnomon.storage.postgres.tables import executions, idempotency_keys, jobs
 
 REPEATABLE = frozenset((State.FAILED, State.UNKNOWN, State.CANCELLED))
 KEPT = timedelta(hours=24)
+# Some of those that are over, with each new one: so there are never many more than a day's.
+FORGET = text("""
+delete from idempotency_keys where (principal, key) in (
+    select principal, key from idempotency_keys where expires_at <= now()
+    order by expires_at limit 100 for update skip locked
+)
+""")
 ANYBODY = ""  # keys belong to whoever asks; there are no accounts yet
 
 
@@ -182,6 +189,7 @@ def _reused(once: Once) -> KeyReused:
 
 
 def _remember(connection: Connection, once: Once, resource_id: UUID) -> None:
+    connection.execute(FORGET)
     values = {"fingerprint": once.fingerprint, "resource_id": resource_id, "expires_at": func.now() + KEPT}
     new = insert(idempotency_keys).values(principal=ANYBODY, key=once.key, **values)
     expired = idempotency_keys.c.expires_at <= func.now()
