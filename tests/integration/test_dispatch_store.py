@@ -113,6 +113,15 @@ def test_job_behind_gets_its_share_even_when_the_batch_is_full_of_jobs_on_time(w
     assert world.states_of(late)
 
 
+def test_those_that_fell_behind_are_taken_in_small_batches_that_follow_at_once(world: World) -> None:
+    late = [world.create() for _ in range(5)]
+    world.make_due(*late, ago=86_400)
+    batches = []
+    while (done := world.dispatch.dispatch(plan_batch, limit=20)).jobs:
+        batches.append((done.jobs, done.full))
+    assert batches == [(2, True), (2, True), (1, False)]
+
+
 def test_job_whose_plan_raises_is_held_with_its_reason_and_the_others_go_on(world: World) -> None:
     poison, healthy = world.due(), world.due()
 

@@ -22,6 +22,7 @@ from gnomon.storage.postgres.sessions import database_clock
 
 AGAIN_AFTER_LOSS = "lost"
 FREED_AT_ONCE = 5_000
+BEHIND_SHARE = 10  # of a batch of so many jobs, one may have fallen behind
 
 
 class PostgresDispatchStore:
@@ -36,7 +37,8 @@ class PostgresDispatchStore:
         """D. One transaction: pauses that are over end; due jobs are locked, planned, booked and advanced."""
         with translated(), self._engine.begin() as connection:
             connection.execute(statements.RESUME, {"limit": limit})
-            rows = connection.execute(statements.DUE, {"limit": limit}).all()
+            behind_limit = max(1, limit // BEHIND_SHARE)
+            rows = connection.execute(statements.DUE, {"limit": limit, "behind_limit": behind_limit}).all()
             if not rows:
                 return Dispatched(jobs=0, published={}, held={}, full=False, behind=False)
             plans = _planned(rows, decide)
@@ -46,7 +48,7 @@ class PostgresDispatchStore:
             jobs=len(rows),
             published=published,
             held={row.id: plan.reason for row, plan in plans if isinstance(plan, Hold)},
-            full=len(rows) >= limit,
+            full=len(rows) >= limit or sum(row.is_behind for row in rows) >= behind_limit,
             behind=any(isinstance(plan, Plan) and not plan.reached_now for _, plan in plans),
         )
 

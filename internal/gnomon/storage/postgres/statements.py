@@ -21,7 +21,8 @@ LOST_AGAIN_MAX_SECONDS = 900
 DUE_COLUMNS = """id, revision, queue, cron_schedule, interval_seconds, anchor_at, execute_at, timezone, starts_at,
     ends_at, spread_seconds, misfire_policy, misfire_grace_seconds, misfire_limit, misfires_run, overlap, next_run"""
 
-# Jobs that are on time come first, oldest first; those that fell behind get what is left, and a tenth in any case.
+# Jobs that are on time come first, oldest first. Of those that fell behind, which are more work, only a few are taken
+# however few others there are: what falls due meanwhile has to wait for the whole batch.
 DUE: TextClause = text(f"""
 with on_time as materialized (
     select {DUE_COLUMNS} from jobs
@@ -32,12 +33,11 @@ with on_time as materialized (
     select {DUE_COLUMNS} from jobs
     where status = 'RUNNING' and next_run <= now() - interval '60 seconds'
         and (held_until is null or held_until <= now())
-    order by next_run, id limit greatest(:limit - (select count(*) from on_time), :limit / 10, 1)
-    for no key update skip locked
+    order by next_run, id limit :behind_limit for no key update skip locked
 )
-select now() as now, * from on_time
+select now() as now, false as is_behind, * from on_time
 union all
-select now() as now, * from behind
+select now() as now, true as is_behind, * from behind
 """)
 
 # D0. Pauses end by themselves at their `paused_until`: the first moment from then on was computed at the pause.
