@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 from support.api import HOURLY, PRINTED, created, make_client, only_error, problem
 from support.world import World
 
-from gnomon.job.target import BasicAuth
+from gnomon.job.target import AmqpTarget, BasicAuth
 
 NOBODY = "018f0000-0000-7000-8000-000000000000"  # no job has this id
 
@@ -105,6 +105,66 @@ def test_null_means_not_given(client: FlaskClient) -> None:
     answer = created(client, execute_at=None, name=None, timeout_seconds=None, retry={"jitter": None}, tags=None)
     assert answer["timeout_seconds"] == 30
     assert answer["retry"]["jitter"] == 0.5
+
+
+MESSAGE: dict[str, Any] = {
+    "type": "AMQP",
+    "execute_at": "2030-01-01T09:00:00Z",
+    "amqp_job": {
+        "connection": "amqp://user:hunter2@broker.example.com/vhost",
+        "exchange": "my_exchange",
+        "routing_key": "my_routing_key",
+        "headers": {"x-delay": 10000},
+        "body": "Hello",
+        "body_encoding": None,
+        "content_type": "text/plain",
+    },
+}
+
+
+def stored_password(world: World, job: dict[str, Any]) -> str:
+    definition = world.service.get(job["id"]).definition
+    assert definition is not None
+    assert isinstance(definition.target, AmqpTarget)
+    return definition.target.broker.password
+
+
+@pytest.mark.parametrize("name", ["amqp_job", "amqp"])
+def test_amqp_job_is_created_as_printed_and_keeps_its_password(client: FlaskClient, world: World, name: str) -> None:
+    body = {name if key == "amqp_job" else key: value for key, value in MESSAGE.items()}
+    response = client.post("/jobs", json=body)
+    assert response.status_code == 201, response.text
+    assert "hunter2" not in response.text
+    job = response.get_json()
+    assert job["type"] == "AMQP"
+    assert job["amqp_job"] == {
+        **MESSAGE["amqp_job"],
+        "connection": "amqp://user:***@broker.example.com/vhost",
+    }
+    shown = client.patch(f"/jobs/{job['id']}", json={"amqp_job": {**job["amqp_job"], "body": "Bye"}}).get_json()
+    assert shown["amqp_job"]["body"] == "Bye"
+    assert stored_password(world, job) == "hunter2"
+    assert client.put(f"/jobs/{job['id']}", json=shown).status_code == 200
+    assert stored_password(world, job) == "hunter2"
+    assert client.get("/jobs?type=AMQP").get_json()[0]["id"] == job["id"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer"),
+    [
+        ({"body": "a", "body_encoding": "base64"}, "/amqp/body"),
+        ({"body_encoding": "hex"}, "/amqp/body_encoding"),
+        ({"routing_key": "k" * 256}, "/amqp/routing_key"),
+        ({"headers": {"a": 2**63}}, "/amqp/headers/a"),
+        ({"headers": [1]}, "/amqp/headers"),
+        ({"connection": "amqp://user:***@broker.example.com/"}, "/amqp/connection"),
+        ({"exchagne": "e"}, "/amqp/exchagne"),
+    ],
+)
+def test_wrong_message_is_refused_with_its_place(client: FlaskClient, changes: dict[str, Any], pointer: str) -> None:
+    rest = {key: value for key, value in MESSAGE.items() if key != "amqp_job"}
+    error = only_error(client.post("/jobs", json={**rest, "amqp": {**MESSAGE["amqp_job"], **changes}}))
+    assert error["pointer"] == pointer
 
 
 REFUSED = {

@@ -24,6 +24,7 @@ from gnomon.job.model import Definition, Execution, Job, State
 from gnomon.job.ports import Claimed, Token
 from gnomon.storage.postgres.executions import PostgresExecutionStore
 from gnomon.worker.executors import Executors
+from gnomon.worker.executors.amqp import AmqpExecutor
 from gnomon.worker.executors.http import HttpExecutor
 from gnomon.worker.runner import Runner
 from gnomon.worker.verdict import MAX_EXCUSED
@@ -33,7 +34,8 @@ Answer = TypeVar("Answer")
 
 
 def _executors() -> Executors:
-    return Executors(http=HttpExecutor(policy=EgressPolicy.parse(["127.0.0.0/8"])))
+    policy = EgressPolicy.parse(["127.0.0.0/8"])
+    return Executors(http=HttpExecutor(policy=policy), amqp=AmqpExecutor(policy=policy))
 
 
 @contextmanager

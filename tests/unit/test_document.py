@@ -112,6 +112,50 @@ def test_answer_shows_no_secret() -> None:
         assert MASK in document["http_job"]["auth"].values()
 
 
+AMQP = {
+    "connection": "amqp://u:bar@broker/v",
+    "exchange": "e",
+    "routing_key": "k",
+    "headers": {"x-delay": 10000, "x-table": {"a": [1]}},
+    "body": "YQ==",
+    "body_encoding": "base64",
+    "content_type": "text/plain",
+}
+
+
+def test_amqp_job_reads_back_as_the_same_and_shows_no_password() -> None:
+    definition = read(type="AMQP", http_job=None, amqp_job=AMQP, interval_seconds=5)
+    document = write_definition(definition, secrets=True)
+    assert document["amqp_job"] == AMQP
+    assert "http_job" not in document
+    assert read_definition(document) == definition
+    shown = write_definition(definition, secrets=False)
+    assert shown["amqp_job"]["connection"] == "amqp://u:***@broker/v"
+    assert merge_patch(document, shown)["amqp_job"] == AMQP  # *** keeps the password
+
+
+def test_other_type_replaces_the_target() -> None:
+    before = stored(interval_seconds=5)
+    after = merge_patch(before, {"type": "AMQP", "amqp_job": AMQP})
+    assert "http_job" not in after
+    assert read_definition(after).target.kind == "AMQP"
+
+
+@pytest.mark.parametrize(
+    ("document", "pointer"),
+    [
+        ({"amqp_job": None}, "/amqp_job"),
+        ({"amqp_job": {}}, "/amqp_job/connection"),
+        ({"amqp_job": {**AMQP, "connection": "amqp://u:***@broker/v"}}, "/amqp_job/connection"),
+        ({"amqp_job": AMQP, "http_job": HTTP}, "/http_job"),
+    ],
+)
+def test_broken_rule_of_an_amqp_job_is_named_by_its_pointer(document: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(InvalidJob) as raised:
+        read(**{"type": "AMQP", "http_job": None, "interval_seconds": 5, **document})
+    assert [error.pointer for error in raised.value.errors] == [pointer]
+
+
 def test_mask_sent_back_keeps_the_stored_secret() -> None:
     before = stored(interval_seconds=5, http_job={**HTTP, "auth": AUTH})
     after = merge_patch(before, {"http_job": {"auth": {"type": "basic", "username": "new", "password": MASK}}})

@@ -1,11 +1,23 @@
 """What an HTTP job may call: URLs, headers, bodies and credentials."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pika.data import encode_table
 
+from gnomon.job.amqp import Broker, masked, table_size, unmasked
 from gnomon.job.errors import InvalidJob
-from gnomon.job.target import MAX_BODY_BYTES, METHODS, BasicAuth, BearerAuth, HttpTarget, normalise_url
+from gnomon.job.target import (
+    MAX_BODY_BYTES,
+    METHODS,
+    AmqpTarget,
+    BasicAuth,
+    BearerAuth,
+    HttpTarget,
+    normalise_url,
+)
 
 
 @pytest.mark.parametrize(
@@ -140,3 +152,146 @@ def test_credentials_are_given_once() -> None:
         BasicAuth(username="a:b", password="c")
     with pytest.raises(InvalidJob, match="control"):
         BearerAuth(token="a\nb")
+
+
+def nested(depth: int) -> dict[str, Any]:
+    return {"a": nested(depth - 1)} if depth > 1 else {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "user", "vhost"),
+    [
+        ("amqp://broker", "broker", 5672, "guest", "/"),
+        ("amqps://broker/", "broker", 5671, "guest", "/"),
+        ("amqp://u:p@broker:99/%2F", "broker", 99, "u", "/"),
+        ("amqp://u:p@[::1]:99/a%2Fb", "::1", 99, "u", "a/b"),
+        ("AMQP://u%40x:p@Broker/v", "broker", 5672, "u@x", "v"),
+    ],
+)
+def test_broker_is_what_the_url_names(url: str, host: str, port: int, user: str, vhost: str) -> None:
+    broker = AmqpTarget(connection=url).broker
+    assert (broker.host, broker.port, broker.user, broker.vhost) == (host, port, user, vhost)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "broker",
+        "http://u:hunter2@broker",
+        "amqp://",
+        "amqp://u:hunter2@",
+        "amqp://u:hunter2@-broker",
+        "amqp://u:hun/ter2@broker",  # read as a port and a vhost
+        "amqp://u:hunter2@broker:0",
+        "amqp://u:hunter2@broker:99999",
+        "amqp://u:hunter2@broker/a/b",
+        "amqp://u:hunter2@broker/?heartbeat=5",
+        "amqp://u:hunter2@broker/#a",
+        "amqp://u:hunter2 @broker",
+        "amqp://u:hunter2é@broker",
+        "amqp://u:hunter2%ff@broker",
+        "amqp://u:hunter2%00@broker",
+        "amqp://u:hunter2@[::1",
+        "amqp://u:***@broker",
+        "amqp://u:%2A%2A%2A@broker",
+        "amqp://u:hunter2@broker/" + "v" * 256,
+        "amqp://u:hunter2@broker/" + "v" * 3000,
+    ],
+)
+def test_connection_that_can_not_be_made_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(InvalidJob) as raised:
+        AmqpTarget(connection=url)
+    assert [error.pointer for error in raised.value.errors] == ["/connection"]
+    assert "hun" not in str(raised.value)
+
+
+def test_password_of_a_broker_is_never_shown() -> None:
+    target = AmqpTarget(connection="amqp://u:hunter2@broker/v")
+    assert "hunter2" not in f"{target!r} {target.broker!r} {target.broker} {masked(target.connection)}"
+    assert masked(target.connection) == "amqp://u:***@broker/v"
+    assert masked("amqp://broker/v") == "amqp://broker/v"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("amqp://u:***@broker/v", "amqp://u:p%40ss@broker/v"),
+        ("amqps://u:***@broker:99/other", "amqps://u:p%40ss@broker:99/other"),
+        ("amqp://u:new@broker/v", "amqp://u:new@broker/v"),
+        ("amqp://u:***@elsewhere/v", "amqp://u:***@elsewhere/v"),  # the password does not go to another host
+        ("amqp://other:***@broker/v", "amqp://other:***@broker/v"),
+    ],
+)
+def test_mask_stands_for_the_password_of_this_user_and_host(sent: str, kept: str) -> None:
+    assert unmasked(sent, "amqp://u:p%40ss@broker/v") == kept
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"exchange": "é" * 128}, "/exchange"),
+        ({"routing_key": "k" * 256}, "/routing_key"),
+        ({"routing_key": "a\x00"}, "/routing_key"),
+        ({"content_type": "t" * 256}, "/content_type"),
+        ({"headers": {"k" * 256: 1}}, "/headers/" + "k" * 256),
+        ({"headers": {"a/b": 2**63}}, "/headers/a~1b"),
+        ({"headers": {"a": -(2**63) - 1}}, "/headers/a"),
+        ({"headers": {"a": [1, 1.5]}}, "/headers/a/1"),
+        ({"headers": {"a": {"b": ["\ud800"]}}}, "/headers/a/b/0"),
+        ({"headers": nested(9)}, "/headers" + "/a" * 8),
+        ({"headers": {"a": "x" * 65_536}}, "/headers"),
+        ({"headers": {str(place): 1 for place in range(65)}}, "/headers"),
+        ({"headers": {"x-scheduler-attempt": 1}}, "/headers/x-scheduler-attempt"),
+        ({"headers": {"Idempotency-Key": "1"}}, "/headers/Idempotency-Key"),
+        ({"headers": {"CC": "queue"}}, "/headers/CC"),
+        ({"body": "a\x00"}, "/body"),
+        ({"body": "x" * (MAX_BODY_BYTES + 1)}, "/body"),
+        ({"body": "x", "body_encoding": "base64"}, "/body"),
+        ({"body": "YQ==\n", "body_encoding": "base64"}, "/body"),
+        ({"body": "é", "body_encoding": "base64"}, "/body"),
+        ({"body": "A" * 180_000, "body_encoding": "base64"}, "/body"),
+        ({"body_encoding": "hex"}, "/body_encoding"),
+    ],
+)
+def test_message_that_amqp_can_not_carry_is_refused(fields: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(InvalidJob) as raised:
+        AmqpTarget(connection="amqp://broker", **fields)
+    assert [error.pointer for error in raised.value.errors] == [pointer]
+
+
+def test_message_that_amqp_just_carries_is_accepted() -> None:
+    headers = {"k" * 255: 2**63 - 1, "x-delay": 10000, "CC": ["a"], "n": None, "b": True, "t": nested(7)}
+    AmqpTarget(
+        connection="amqp://broker",
+        exchange="e" * 255,
+        routing_key="k" * 255,
+        headers=headers,
+        body="x" * MAX_BODY_BYTES,
+    )
+    assert AmqpTarget(connection="amqp://broker", body="YQ==", body_encoding="base64").payload() == b"a"
+    assert AmqpTarget(connection="amqp://broker", body="é").payload() == "é".encode()
+    assert AmqpTarget(connection="amqp://broker").payload() == b""
+
+
+@given(st.text(max_size=60).map("amqp://u:p".__add__) | st.text(max_size=60))
+def test_any_text_is_a_connection_or_an_invalid_job(text: str) -> None:
+    try:
+        broker = Broker.parse(text)
+    except InvalidJob:
+        return
+    assert broker.host
+    assert masked(masked(text)) == masked(text)
+
+
+tables = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(st.characters(codec="utf-8"), max_size=9),
+    lambda below: st.lists(below, max_size=4) | st.dictionaries(st.text("abé", max_size=5), below, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text("abé", max_size=5), tables, max_size=6))
+def test_size_of_a_table_is_never_understated(table: dict[str, Any]) -> None:
+    pieces: list[bytes] = []
+    assert encode_table(pieces, table) <= table_size(table)

@@ -15,7 +15,7 @@ from prometheus_flask_exporter import PrometheusMetrics
 from gnomon.job.errors import Unavailable
 from gnomon.job.model import State
 from gnomon.job.ports import DURATION_BUCKETS, HistoryStore, Tally
-from gnomon.job.target import METHODS, HttpTarget
+from gnomon.job.target import METHODS, AmqpTarget, HttpTarget
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class FleetCollector(Collector):
             yield _database_up(0)
             return
         yield _database_up(1)
-        kinds = sorted({HttpTarget.kind, *(tally.kind for tally in tallies)})
+        kinds = sorted({HttpTarget.kind, AmqpTarget.kind, *(tally.kind for tally in tallies)})
         for name, meaning, outcomes in COUNTERS:
             yield from _counted(name, meaning, _counts(tallies, kinds, outcomes))
         yield _durations(tallies, kinds)

@@ -13,6 +13,7 @@ from typing import Any
 from marshmallow import RAISE, Schema, fields, validate
 
 from gnomon.api.strict_json import escape
+from gnomon.job.document import TARGET_FIELDS
 from gnomon.job.errors import FieldError
 from gnomon.job.model import Delivery, JobStatus, MisfirePolicy, Overlap, State, Trigger
 from gnomon.job.target import METHODS
@@ -21,7 +22,7 @@ UNKNOWN = "is not known here"
 MAX_ERRORS = 20
 
 # The older spellings, at the top level of a job.
-ALIASES = {"http": "http_job", "schedule": "cron_schedule", "jitter_seconds": "spread_seconds"}
+ALIASES = {"http": "http_job", "amqp": "amqp_job", "schedule": "cron_schedule", "jitter_seconds": "spread_seconds"}
 
 
 def _says(wrong_type: str) -> dict[str, Any]:
@@ -140,6 +141,39 @@ class NewHttp(Http):
     url = Text(required=True, metadata=Http._declared_fields["url"].metadata, error_messages={"required": "is missing"})
 
 
+class Amqp(Input):
+    """A message for an AMQP 0-9-1 broker."""
+
+    connection = Text(
+        metadata={
+            "description": "amqp:// or amqps://, user and password, host, port, vhost; the password is a secret",
+            "example": "amqp://user:password@broker.example.com:5672/vhost",
+        }
+    )
+    exchange = _optional(Text, 'which must exist; "", the default, routes to the queue that routing_key names')
+    routing_key = _optional(Text, "up to 255 bytes")
+    headers = fields.Dict(
+        keys=Text(),
+        values=fields.Raw(allow_none=True),
+        allow_none=True,
+        metadata={"description": "header names to strings, integers, booleans, arrays and objects"},
+        error_messages={"invalid": "must be an object"},
+    )
+    body = _optional(Text, "sent in UTF-8, or as the bytes it encodes")
+    body_encoding = _one_of(["base64"], "null: the body is text")
+    content_type = _optional(Text, "a property of the message", metadata={"example": "text/plain"})
+
+
+class NewAmqp(Amqp):
+    """The message of a new job."""
+
+    connection = Text(
+        required=True,
+        metadata=Amqp._declared_fields["connection"].metadata,
+        error_messages={"required": "is missing"},
+    )
+
+
 class Retry(Input):
     """How failures are repeated."""
 
@@ -161,7 +195,7 @@ class Misfire(Input):
 class JobPatch(Input):
     """Changes of a job (RFC 7396): what is left out stays, null means the default."""
 
-    type = _one_of(["HTTP"], "what kind of target is called")
+    type = _one_of(TARGET_FIELDS, "what kind of target is called")
     name = _optional(Text, "unique; letters, digits, '.', '_', '-'")
     cron_schedule = _optional(
         Text,
@@ -181,6 +215,8 @@ class JobPatch(Input):
     tags = _optional(Array, "up to 50, to find jobs by", cls_or_instance=Text())
     http_job = _part(Http, "the call of a job of type HTTP")
     http = _part(Http, "older name of http_job", deprecated=True)
+    amqp_job = _part(Amqp, "the message of a job of type AMQP")
+    amqp = _part(Amqp, "other name of amqp_job", deprecated=True)
     timeout_seconds = _optional(Number, "bounds one whole attempt; 30 by default")
     retry = _part(Retry, "how failures are repeated")
     misfire = _part(Misfire, "what happens to moments that passed while nothing ran")
@@ -193,11 +229,13 @@ class JobInput(JobPatch):
 
     type = Text(
         required=True,
-        metadata={"description": "what kind of target is called", "enum": ["HTTP"]},
+        metadata={"description": "what kind of target is called", "enum": list(TARGET_FIELDS)},
         error_messages={"required": "is missing: it says what kind of target is called"},
     )
     http_job = _part(NewHttp, "the call of a job of type HTTP")
     http = _part(NewHttp, "older name of http_job", deprecated=True)
+    amqp_job = _part(NewAmqp, "the message of a job of type AMQP")
+    amqp = _part(NewAmqp, "other name of amqp_job", deprecated=True)
 
 
 class Job(Schema):
@@ -216,6 +254,7 @@ class Job(Schema):
     spread_seconds = fields.Integer()
     tags = fields.List(fields.String())
     http_job = fields.Nested(Http)
+    amqp_job = fields.Nested(Amqp)
     timeout_seconds = Number()
     retry = fields.Nested(Retry)
     misfire = fields.Nested(Misfire)

@@ -21,6 +21,7 @@ from gnomon.settings import Settings
 from gnomon.storage.postgres.executions import PostgresExecutionStore
 from gnomon.storage.postgres.migrate import require_latest
 from gnomon.worker.executors import Executors
+from gnomon.worker.executors.amqp import AmqpExecutor
 from gnomon.worker.executors.http import HttpExecutor
 from gnomon.worker.runner import Runner
 
@@ -71,4 +72,7 @@ def run(settings: Settings) -> int:
 def _executors(settings: Settings) -> Callable[[], Executors]:
     """Reads the policy now, so that a wrong setting ends the start; the executors are built on their loop."""
     policy = EgressPolicy.parse(settings.egress.allow)
-    return lambda: Executors(http=HttpExecutor(policy=policy, max_connections=settings.worker.concurrency))
+    return lambda: Executors(
+        http=HttpExecutor(policy=policy, max_connections=settings.worker.concurrency),
+        amqp=AmqpExecutor(policy=policy),
+    )

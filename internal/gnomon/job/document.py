@@ -7,19 +7,20 @@ those of the API's schema; every rule about values is checked here or in the val
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
+from gnomon.job.amqp import MASK, masked, unmasked
 from gnomon.job.errors import FieldError, InvalidJob
 from gnomon.job.model import Definition, Delivery, Misfire, MisfirePolicy, Overlap
 from gnomon.job.retry import RetryPolicy
 from gnomon.job.schedule import At, Cron, Every, Schedule, Timing, parse_cron
-from gnomon.job.target import BasicAuth, BearerAuth, HttpTarget
+from gnomon.job.target import AmqpTarget, BasicAuth, BearerAuth, HttpTarget, Target
 
 Document = dict[str, Any]
 Value = TypeVar("Value")
 
-MASK = "***"
 SCHEDULE_FIELDS = ("cron_schedule", "interval_seconds", "execute_at", "delay_seconds")
+TARGET_FIELDS = {"HTTP": "http_job", "AMQP": "amqp_job"}
 MAX_TIMEOUT_SECONDS = 86_400
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
@@ -73,7 +74,7 @@ def write_definition(definition: Definition, *, secrets: bool) -> Document:
         "name": definition.name,
         **_write_timing(definition.timing),
         "tags": list(definition.tags),
-        "http_job": _write_http(definition.target, secrets),
+        **_write_target(definition.target, secrets),
         "timeout_seconds": plain_seconds(definition.timeout),
         "retry": {
             "max_attempts": definition.retry.max_attempts,
@@ -107,7 +108,7 @@ def merge_patch(document: Document, patch: Mapping[str, Any]) -> Document:
         merged.pop("anchor_at", None)  # an interval is anchored at its start, so a new start moves it
     if isinstance(merged.get("http_job"), dict):
         _keep_masked(merged["http_job"], document.get("http_job") or {})
-    return merged
+    return _of_one_kind(merged, document, patch)
 
 
 def parse_instant(text: str, pointer: str) -> datetime:
@@ -148,6 +149,17 @@ def _merged(document: Mapping[str, Any], patch: Mapping[str, Any]) -> Document:
     return result
 
 
+def _of_one_kind(merged: Document, document: Document, patch: Mapping[str, Any]) -> Document:
+    """Another type drops the target of the old one, and a masked URL gets its password back."""
+    part = TARGET_FIELDS.get(str(document.get("type")))
+    if part and merged.get("type") != document.get("type") and part not in patch:
+        merged.pop(part, None)
+    amqp, stored = merged.get("amqp_job"), (document.get("amqp_job") or {}).get("connection")
+    if isinstance(amqp, dict) and "connection" in amqp and stored is not None:
+        amqp["connection"] = unmasked(amqp["connection"], stored)
+    return merged
+
+
 def _auth_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return (document.get("http_job") or {}).get("auth") or {}
 
@@ -159,26 +171,49 @@ def _keep_masked(new: Document, old: Mapping[str, Any]) -> None:
             new_auth[field] = old_auth[field]
 
 
-def _read_target(document: Mapping[str, Any]) -> HttpTarget:
+def _read_target(document: Mapping[str, Any]) -> Target:
     kind = document.get("type")
-    if kind != "HTTP":
-        raise InvalidJob.at("/type", f"{kind!r} is not a kind of job known here", "known: 'HTTP'")
-    http = document.get("http_job")
-    if http is None:
-        raise InvalidJob.at("/http_job", "is missing: it says what an HTTP job calls")
-    if "url" not in http:
-        raise InvalidJob.at("/http_job/url", "is missing: it says what an HTTP job calls")
+    if not isinstance(kind, str) or kind not in TARGET_FIELDS:
+        known = ", ".join(map(repr, TARGET_FIELDS))
+        raise InvalidJob.at("/type", f"{kind!r} is not a kind of job known here", f"known: {known}")
+    wanted = TARGET_FIELDS[kind]
+    for other in TARGET_FIELDS.values():
+        if other != wanted and document.get(other) is not None:
+            raise InvalidJob.at(f"/{other}", f"does not belong to a job of type {kind}", f"give {wanted}")
+    part = document.get(wanted)
+    if part is None:
+        raise InvalidJob.at(f"/{wanted}", f"is missing: it says what an {kind} job calls")
     try:
-        return HttpTarget(
-            url=http["url"],
-            method=http.get("method", "POST").upper(),
-            headers=http.get("headers") or {},
-            body=http.get("body"),
-            valid_response_codes=frozenset(http.get("valid_response_codes") or ()),
-            auth=_read_auth(http.get("auth")),
-        )
+        return _read_http(part) if kind == "HTTP" else _read_amqp(part)
     except InvalidJob as error:
-        raise error.under("/http_job") from error
+        raise error.under(f"/{wanted}") from error
+
+
+def _read_http(http: Mapping[str, Any]) -> HttpTarget:
+    if "url" not in http:
+        raise InvalidJob.at("/url", "is missing: it says what an HTTP job calls")
+    return HttpTarget(
+        url=http["url"],
+        method=http.get("method", "POST").upper(),
+        headers=http.get("headers") or {},
+        body=http.get("body"),
+        valid_response_codes=frozenset(http.get("valid_response_codes") or ()),
+        auth=_read_auth(http.get("auth")),
+    )
+
+
+def _read_amqp(amqp: Mapping[str, Any]) -> AmqpTarget:
+    if "connection" not in amqp:
+        raise InvalidJob.at("/connection", "is missing: it says which broker an AMQP job calls")
+    return AmqpTarget(
+        connection=amqp["connection"],
+        exchange=amqp.get("exchange") or "",
+        routing_key=amqp.get("routing_key") or "",
+        headers=amqp.get("headers") or {},
+        body=amqp.get("body"),
+        body_encoding=amqp.get("body_encoding"),
+        content_type=amqp.get("content_type"),
+    )
 
 
 def _read_auth(auth: Mapping[str, Any] | None) -> BasicAuth | BearerAuth | None:
@@ -253,6 +288,28 @@ def _write_timing(timing: Timing) -> Document:
         if instant is not None:
             document[field] = format_instant(instant)
     return document | {"spread_seconds": timing.spread_seconds}
+
+
+def _write_target(target: Target, secrets: bool) -> Document:
+    match target:
+        case HttpTarget():
+            return {"http_job": _write_http(target, secrets)}
+        case AmqpTarget():
+            return {"amqp_job": _write_amqp(target, secrets)}
+        case _:
+            assert_never(target)
+
+
+def _write_amqp(target: AmqpTarget, secrets: bool) -> Document:
+    return {
+        "connection": target.connection if secrets else masked(target.connection),
+        "exchange": target.exchange,
+        "routing_key": target.routing_key,
+        "headers": dict(target.headers),
+        "body": target.body,
+        "body_encoding": target.body_encoding,
+        "content_type": target.content_type,
+    }
 
 
 def _write_http(target: HttpTarget, secrets: bool) -> Document:

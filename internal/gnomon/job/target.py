@@ -1,21 +1,22 @@
 """What a job calls. Each target validates itself; pointers are those of the job as the API shows it."""
 
+import base64
+import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
+from gnomon.job.amqp import HOST, MASK, MAX_URL_LENGTH, Broker, short_string_errors, table_errors
 from gnomon.job.errors import FieldError, InvalidJob
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-MAX_URL_LENGTH = 2_048
 MAX_BODY_BYTES = 128 * 1024
 MAX_HEADERS = 64
 MAX_HEADER_BYTES = 8_192
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
-HOST = re.compile(r"[0-9A-Za-z]([0-9A-Za-z._-]*[0-9A-Za-z])?\.?|\[[0-9A-Fa-f:.]+\]")
 UNSAFE = re.compile(r"[\x00-\x20\x7f-\uffff\U00010000-\U0010ffff\\\"<>^`{|}]")
 
 RESERVED_HEADERS = frozenset(
@@ -86,15 +87,7 @@ class HttpTarget:
             return []
         if self.body and self.method in ("GET", "HEAD"):
             return [FieldError(pointer="/body", detail=f"a {self.method} request has no body", hint="use POST")]
-        if "\x00" in self.body:
-            return [FieldError(pointer="/body", detail="holds a NUL character, which can't be stored")]
-        try:
-            size = len(self.body.encode())
-        except UnicodeEncodeError:
-            return [FieldError(pointer="/body", detail="holds half a surrogate pair, which UTF-8 can't carry")]
-        if size > MAX_BODY_BYTES:
-            return [FieldError(pointer="/body", detail=f"is {size} bytes; at most {MAX_BODY_BYTES} are allowed")]
-        return []
+        return _text_errors(self.body, limit=MAX_BODY_BYTES)
 
     def _code_errors(self) -> list[FieldError]:
         return [
@@ -104,7 +97,91 @@ class HttpTarget:
         ]
 
 
-Target = HttpTarget
+@dataclass(frozen=True, kw_only=True)
+class AmqpTarget:
+    """One message for an exchange; "" is the default exchange, which routes to the queue that the routing key names.
+
+    `connection` holds a password. `body` is text, or base64 of any bytes when `body_encoding` says so. `headers` are
+    what a JSON object can hold and a table of AMQP can carry.
+    """
+
+    connection: str = field(repr=False)
+    exchange: str = ""
+    routing_key: str = ""
+    headers: Mapping[str, object] = field(default_factory=dict)
+    body: str | None = None
+    body_encoding: Literal["base64"] | None = None
+    content_type: str | None = None
+
+    kind: Literal["AMQP"] = "AMQP"
+    queue: Literal["io"] = "io"
+
+    def __post_init__(self) -> None:
+        errors = [
+            *self._connection_errors(),
+            *short_string_errors("/exchange", self.exchange),
+            *short_string_errors("/routing_key", self.routing_key),
+            *short_string_errors("/content_type", self.content_type or ""),
+            *self._header_errors(),
+            *self._body_errors(),
+        ]
+        if errors:
+            raise InvalidJob(errors)
+
+    @property
+    def broker(self) -> Broker:
+        """Where the message goes, and who sends it."""
+        return Broker.parse(self.connection)
+
+    def payload(self) -> bytes:
+        """The body as it is sent."""
+        text = (self.body or "").encode()
+        return base64.b64decode(text, validate=True) if self.body_encoding == "base64" else text
+
+    def _connection_errors(self) -> list[FieldError]:
+        try:
+            password = self.broker.password
+        except InvalidJob as error:
+            return list(error.errors)
+        if password != MASK:
+            return []
+        detail = f'"{MASK}" stands for a stored password, and none is stored here for this user and host'
+        return [FieldError(pointer="/connection", detail=detail)]
+
+    def _header_errors(self) -> list[FieldError]:
+        if len(self.headers) > MAX_HEADERS:
+            detail = f"{len(self.headers)} headers; at most {MAX_HEADERS} are allowed"
+            return [FieldError(pointer="/headers", detail=detail)]
+        reserved = [
+            FieldError(pointer=_header_pointer(name), detail="is set by Gnomon and can't be given")
+            for name in self.headers
+            if name.lower() == "idempotency-key" or name.lower().startswith("x-scheduler-")
+        ]
+        return [*reserved, *self._copy_errors(), *table_errors("/headers", self.headers)]
+
+    def _copy_errors(self) -> list[FieldError]:
+        """RabbitMQ reads these two and closes the channel over anything else."""
+        return [
+            FieldError(pointer=_header_pointer(name), detail="must be a list of routing keys")
+            for name in ("CC", "BCC")
+            if name in self.headers and not _is_list_of_texts(self.headers[name])
+        ]
+
+    def _body_errors(self) -> list[FieldError]:
+        if self.body_encoding not in (None, "base64"):
+            return [FieldError(pointer="/body_encoding", detail=f"must be base64, not {self.body_encoding[:20]!r}")]
+        if errors := _text_errors(self.body or "", limit=2 * MAX_BODY_BYTES):
+            return errors
+        try:
+            size = len(self.payload())
+        except binascii.Error:
+            return [FieldError(pointer="/body", detail="is not base64", hint="RFC 4648, padded, without line breaks")]
+        except ValueError:
+            return [FieldError(pointer="/body", detail="is not base64: it holds a character that base64 has not")]
+        return _size_errors(size, MAX_BODY_BYTES)
+
+
+Target = HttpTarget | AmqpTarget
 
 
 def normalise_url(text: str) -> str:
@@ -136,6 +213,28 @@ def _checked_parts(url: str) -> SplitResult:
     return parts
 
 
+def _text_errors(body: str, *, limit: int) -> list[FieldError]:
+    if "\x00" in body:
+        return [FieldError(pointer="/body", detail="holds a NUL character, which can't be stored")]
+    try:
+        size = len(body.encode())
+    except UnicodeEncodeError:
+        return [FieldError(pointer="/body", detail="holds half a surrogate pair, which UTF-8 can't carry")]
+    return _size_errors(size, limit)
+
+
+def _size_errors(size: int, limit: int) -> list[FieldError]:
+    return [FieldError(pointer="/body", detail=f"is {size} bytes; at most {limit} are allowed")] if size > limit else []
+
+
+def _header_pointer(name: str) -> str:
+    return "/headers/" + name.replace("~", "~0").replace("/", "~1")
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
 def _header_errors(headers: Mapping[str, str]) -> list[FieldError]:
     if len(headers) > MAX_HEADERS:
         return [FieldError(pointer="/headers", detail=f"{len(headers)} headers; at most {MAX_HEADERS} are allowed")]
@@ -143,7 +242,7 @@ def _header_errors(headers: Mapping[str, str]) -> list[FieldError]:
 
 
 def _one_header_errors(name: str, value: str) -> list[FieldError]:
-    pointer = "/headers/" + name.replace("~", "~0").replace("/", "~1")
+    pointer = _header_pointer(name)
     if not TOKEN.fullmatch(name):
         return [FieldError(pointer=pointer, detail="is not a header name (RFC 9110 token)")]
     if name.lower() in RESERVED_HEADERS or name.lower().startswith(RESERVED_PREFIXES):

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar, assert_never
 from uuid import UUID
 
 from gnomon.job.outcome import Outcome, Sent
-from gnomon.job.target import HttpTarget, Target
+from gnomon.job.target import AmqpTarget, HttpTarget, Target
 
 TargetT_contra = TypeVar("TargetT_contra", contravariant=True)
 
@@ -57,17 +57,21 @@ class Executor(Protocol[TargetT_contra]):
 class Executors:
     """The executor of each kind of target."""
 
-    def __init__(self, *, http: Executor[HttpTarget]) -> None:
+    def __init__(self, *, http: Executor[HttpTarget], amqp: Executor[AmqpTarget]) -> None:
         self._http = http
+        self._amqp = amqp
 
     async def execute(self, target: Target, call: Call) -> Outcome:
         """Makes one attempt with the executor of the target's kind."""
         match target:
             case HttpTarget():
                 return await self._http.execute(target, call)
+            case AmqpTarget():
+                return await self._amqp.execute(target, call)
             case _:
                 assert_never(target)
 
     async def aclose(self) -> None:
         """Closes all of them."""
         await self._http.aclose()
+        await self._amqp.aclose()
