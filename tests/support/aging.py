@@ -12,6 +12,9 @@ _INSTANTS = {
     "executions": "scheduled_at available_at next_publish_at lease_expires_at cancel_requested_at effect_started_at "
     "created_at published_at claimed_at first_started_at finished_at skipped_until",
     "attempts": "claimed_at finished_at",
+    "instances": "started_at heartbeat_at left_at",
+    "announced": "since last_seen_at",
+    "prunings": "until",
 }
 _IN_DEFINITIONS = ("anchor_at", "execute_at", "starts_at", "ends_at")
 _RANDOM_BITS = 80

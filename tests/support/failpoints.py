@@ -33,10 +33,12 @@ from sqlalchemy import Engine, event
 
 from gnomon.job.errors import Unavailable
 from gnomon.job.ports import (
+    Catalog,
     DispatchStore,
     ExecutionQueue,
     ExecutionStore,
     HistoryStore,
+    InstanceStore,
     JobStore,
     PlanBatch,
     RunStore,
@@ -202,7 +204,7 @@ STEPS: Mapping[type, Mapping[str, str]] = {
     JobStore: {"create": "create", "update": "update", "delete": "delete"},
     RunStore: {"run": "run", "retry": "retry", "backfill": "backfill", "cancel": "cancel"},
 }
-# What changes no row: to die there is to die before the next step.
+# What changes no execution: to die there is to die before the next step.
 WITHOUT_POINTS: Mapping[type, set[str]] = {
     DispatchStore: {"horizon"},
     ExecutionQueue: {"probe", "lost_messages", "break_off"},
@@ -210,6 +212,8 @@ WITHOUT_POINTS: Mapping[type, set[str]] = {
     JobStore: {"get", "get_by_name", "list"},
     RunStore: set(),
     HistoryStore: {"get", "list", "tallies"},
+    InstanceStore: {"beat", "leave", "list", "leader"},
+    Catalog: {"handler", "handlers", "retry_strategies"},
     Waker: {"wait", "wake"},
 }
 

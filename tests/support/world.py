@@ -15,6 +15,7 @@ from gnomon.storage.postgres.dispatch import PostgresDispatchStore
 from gnomon.storage.postgres.engine import create_engine
 from gnomon.storage.postgres.executions import PostgresExecutionStore
 from gnomon.storage.postgres.history import PostgresHistoryStore
+from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
 from gnomon.storage.postgres.runs import PostgresRunStore
 
@@ -30,6 +31,8 @@ class World:
         self.jobs = PostgresJobStore(self.engine)
         self.history = PostgresHistoryStore(self.engine)
         self.runs = PostgresRunStore(self.engine)
+        self.instances = PostgresInstanceStore(self.engine)
+        self.catalog = PostgresCatalog(self.engine)
         self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history)
         self.dispatch = PostgresDispatchStore(self.engine, instance=uuid4())
         self.executions = self.worker("worker-1")

@@ -16,6 +16,7 @@ from gnomon.api.connections import Limits, Worker
 def serve(
     make_app: Callable[[], Flask],
     *,
+    on_end: Callable[[], None] = lambda: None,
     host: str,
     port: int,
     threads: int = 8,
@@ -27,7 +28,8 @@ def serve(
     """Serves until SIGTERM, which lets requests under way end within `shutdown_timeout`, or SIGINT, which does not.
 
     Ends with SystemExit. The worker is a child process, made again should it die; `make_app` is called in it, so this
-    process must hold no threads and no connections. `shutdown_timeout` counts in whole seconds.
+    process must hold no threads and no connections; `on_end` too, when it ends in an orderly way. `shutdown_timeout`
+    counts in whole seconds.
     """
     limits = Limits(
         read=read_timeout.total_seconds(), write=write_timeout.total_seconds(), idle=idle_timeout.total_seconds()
@@ -38,6 +40,7 @@ def serve(
         "threads": threads,
         "worker_class": type("LimitedWorker", (Worker,), {"limits": limits}),
         "logger_class": ProcessLogger,
+        "worker_exit": lambda _arbiter, _worker: on_end(),
         "graceful_timeout": math.ceil(shutdown_timeout.total_seconds()),
         "keepalive": math.ceil(limits.idle),  # only whether it is 0 matters: see Connection.set_timeout
         "sendfile": False,  # would go past the limit on sending

@@ -1,17 +1,23 @@
 """The API process: serves jobs and their history over REST."""
 
 import logging
+from contextlib import ExitStack
 
 from flask import Flask
+from sqlalchemy import Engine
 
 from gnomon import __version__
 from gnomon.api.app import create_app
 from gnomon.api.server import serve
 from gnomon.bootstrap.database import open_engine
+from gnomon.bootstrap.instances import identity_of
 from gnomon.bootstrap.logs import start_logging
+from gnomon.job.instance import Role
 from gnomon.job.service import JobService
+from gnomon.process.heartbeat import Heartbeat
 from gnomon.settings import Settings
 from gnomon.storage.postgres.history import PostgresHistoryStore
+from gnomon.storage.postgres.instances import PostgresInstanceStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
 from gnomon.storage.postgres.migrate import require_latest
 from gnomon.storage.postgres.runs import PostgresRunStore
@@ -27,9 +33,11 @@ def run(settings: Settings) -> int:
     start_logging(settings, role="api")
     open_engine(settings)  # a wrong address ends the start
     host, _, port = settings.web.api_host.rpartition(":")
+    ends = ExitStack()
     log.info("api listens on http://%s", settings.web.api_host)
     serve(
-        lambda: _make_app(settings),
+        lambda: _make_app(settings, ends),
+        on_end=ends.close,
         host=host.strip("[]"),
         port=int(port),
         threads=settings.web.threads,
@@ -41,8 +49,9 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _make_app(settings: Settings) -> Flask:
+def _make_app(settings: Settings, ends: ExitStack) -> Flask:
     engine = open_engine(settings, check_first=True)
+    _register(settings, engine, ends)
     history = PostgresHistoryStore(engine)
     return create_app(
         service=JobService(jobs=PostgresJobStore(engine), runs=PostgresRunStore(engine), history=history),
@@ -50,3 +59,10 @@ def _make_app(settings: Settings) -> Flask:
         ready=lambda: require_latest(engine),
         version=__version__,
     )
+
+
+def _register(settings: Settings, engine: Engine, ends: ExitStack) -> None:
+    identity = identity_of(settings, Role.API)
+    heartbeat = Heartbeat(PostgresInstanceStore(engine), identity, ready=lambda: require_latest(engine))
+    heartbeat.start()
+    ends.callback(heartbeat.stop)

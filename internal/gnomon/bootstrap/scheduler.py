@@ -3,13 +3,15 @@
 import logging
 import threading
 from datetime import timedelta
-from uuid import uuid4
 
 from gnomon.bootstrap.database import open_engine
+from gnomon.bootstrap.instances import identity_of
 from gnomon.bootstrap.logs import start_logging
+from gnomon.job.instance import Role
 from gnomon.job.ports import ExecutionQueue
 from gnomon.process.chore import run_chore
 from gnomon.process.connect import wait_until_available
+from gnomon.process.heartbeat import Heartbeat
 from gnomon.process.last_resort import EXIT_CODE, end_process, end_within
 from gnomon.process.signals import StopSignal
 from gnomon.queue.celery.app import create_app
@@ -21,6 +23,7 @@ from gnomon.scheduler.rescue import Rescuer
 from gnomon.scheduler.watchdog import SendWatchdog
 from gnomon.settings import Settings
 from gnomon.storage.postgres.dispatch import PostgresDispatchStore
+from gnomon.storage.postgres.instances import PostgresInstanceStore
 from gnomon.storage.postgres.migrate import require_latest
 from gnomon.storage.postgres.waker import PostgresWaker
 
@@ -43,12 +46,16 @@ def run(settings: Settings) -> int:
     engine = open_engine(settings)
     code = 0
     if wait_until_available("waiting for the database", lambda: require_latest(engine), stop):
+        identity = identity_of(settings, Role.SCHEDULER)
+        heartbeat = Heartbeat(PostgresInstanceStore(engine), identity)
+        heartbeat.start()
         queue = CeleryQueue(create_app(settings.queue_url()))
         waker = PostgresWaker(engine)
         stop.on_stop(waker.wake)
-        code = _run_loop(settings, PostgresDispatchStore(engine, instance=uuid4()), queue, waker, stop)
+        code = _run_loop(settings, PostgresDispatchStore(engine, instance=identity.id), queue, waker, stop)
         waker.close()
         queue.close()
+        heartbeat.stop()
     engine.dispose()
     return code
 

@@ -4,14 +4,16 @@ import logging
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from uuid import uuid4
 
 import uvloop
 
 from gnomon.bootstrap.database import open_engine
+from gnomon.bootstrap.instances import identity_of
 from gnomon.bootstrap.logs import start_logging
 from gnomon.job.address import EgressPolicy
+from gnomon.job.instance import Role
 from gnomon.process.connect import wait_until_available
+from gnomon.process.heartbeat import Heartbeat
 from gnomon.process.last_resort import end_within
 from gnomon.process.signals import StopSignal
 from gnomon.queue.celery.app import create_app
@@ -19,6 +21,7 @@ from gnomon.queue.celery.consumer import run_worker
 from gnomon.queue.celery.watchdog import ConsumeWatchdog
 from gnomon.settings import Settings
 from gnomon.storage.postgres.executions import PostgresExecutionStore
+from gnomon.storage.postgres.instances import PostgresInstanceStore
 from gnomon.storage.postgres.migrate import require_latest
 from gnomon.worker.executors import Executors
 from gnomon.worker.executors.amqp import AmqpExecutor
@@ -42,7 +45,10 @@ def run(settings: Settings) -> int:
     engine = open_engine(settings)
     if not wait_until_available("waiting for the database", lambda: require_latest(engine), stop):
         return 0
-    store = PostgresExecutionStore(engine, instance=uuid4(), worker=settings.scheduler.id)
+    identity = identity_of(settings, Role.WORKER, queues=settings.worker.queues)
+    heartbeat = Heartbeat(PostgresInstanceStore(engine), identity)
+    heartbeat.start()
+    store = PostgresExecutionStore(engine, instance=identity.id, worker=identity.name)
     runner = Runner(
         store=store,
         executors=make_executors,
@@ -65,6 +71,7 @@ def run(settings: Settings) -> int:
         patience=settings.worker.shutdown_timeout + FAREWELL,
         on_ready=lambda: log.info("worker %s is ready", settings.scheduler.id),
     )
+    heartbeat.stop()
     engine.dispose()
     return code
 

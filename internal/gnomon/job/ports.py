@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
+from gnomon.job.handlers import HandlerInfo, HandlerSpec
+from gnomon.job.instance import Identity, Instance
 from gnomon.job.model import Action, Definition, Execution, Job, JobStatus, State, Trigger
 from gnomon.job.plan import DueJob, Plan
 
@@ -379,6 +381,40 @@ class ExecutionStore(Protocol):
 
         Only where the last message was sent between `oldest` and `newest` ago. Counts no further than 1,000.
         """
+
+
+class InstanceStore(Protocol):
+    """Which processes take part. Each call is one statement, by the store's clock."""
+
+    def beat(
+        self, identity: Identity, *, handlers: Sequence[HandlerSpec] = (), retry_strategies: Sequence[str] = ()
+    ) -> None:
+        """Says that this process lives and what it can run; the first time, and after it was forgotten, registers it.
+
+        Where two announce different schemas for one name, that of the process which started last holds.
+        """
+
+    def leave(self, instance_id: UUID) -> None:
+        """This process ends, in an orderly way."""
+
+    def list(self) -> Sequence[Instance]:
+        """Those that live, and those that ended and are not forgotten yet; by role, the earliest first."""
+
+    def leader(self) -> UUID | None:
+        """The scheduler that keeps house: of those that live, the one that registered first."""
+
+
+class Catalog(Protocol):
+    """What can be named in a definition because some worker announced it, now or some weeks ago."""
+
+    def handler(self, name: str) -> HandlerInfo | None:
+        """None for a name that nobody announced."""
+
+    def handlers(self) -> Sequence[HandlerInfo]:
+        """By name."""
+
+    def retry_strategies(self) -> Sequence[str]:
+        """By name."""
 
 
 class Waker(Protocol):

@@ -69,6 +69,8 @@ jobs = Table(
     Index("jobs_name", "name", unique=True, postgresql_where=text("deleted_at is null")),
     # the list, newest first
     Index("jobs_newest", "created_at", "id", postgresql_where=text("deleted_at is null")),
+    # what retention may remove
+    Index("jobs_deleted", "deleted_at", postgresql_where=text("deleted_at is not null")),
     Index("jobs_tags", "tags", postgresql_using="gin", postgresql_where=text("deleted_at is null")),
 )
 
@@ -153,6 +155,13 @@ executions = Table(
     Index("executions_history", "job_id", "id"),
     # what failed for good, of all jobs, newest first
     Index("executions_failed", "id", postgresql_where=text("state in ('FAILED', 'UNKNOWN')")),
+    # the same of one job, with what was cancelled: retention counts them apart from what succeeded
+    Index(
+        "executions_failed_of_job",
+        "job_id",
+        "id",
+        postgresql_where=text("state in ('FAILED', 'UNKNOWN', 'CANCELLED')"),
+    ),
     # overlap: held by the database, so it holds across schedulers
     Index(
         "executions_one_active",
@@ -208,4 +217,47 @@ idempotency_keys = Table(
     Column("created_at", Instant, nullable=False, server_default=text("now()")),
     Column("expires_at", Instant, nullable=False),
     Index("idempotency_keys_expiry", "expires_at"),
+    # retention spares what a key still answers with
+    Index("idempotency_keys_resource", "resource_id"),
+)
+
+# The processes that take part. `handlers` and `retry_strategies` are the names that each announces.
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("queues", ARRAY(Text), nullable=False),
+    Column("handlers", ARRAY(Text), nullable=False),
+    Column("retry_strategies", ARRAY(Text), nullable=False),
+    Column("started_at", Instant, nullable=False, server_default=text("now()")),
+    Column("heartbeat_at", Instant, nullable=False, server_default=text("now()")),
+    Column("left_at", Instant),
+    CheckConstraint("role in ('api', 'scheduler', 'worker')", name="instances_role"),
+)
+
+# What can be named in a definition. Outlives the processes that announced it; `since` is when the one started whose
+# schema holds.
+announced = Table(
+    "announced",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("queue", Text),
+    Column("schema", JSONB),
+    Column("since", Instant, nullable=False),
+    Column("last_seen_at", Instant, nullable=False),
+    CheckConstraint("kind in ('handler', 'retry_strategy')", name="announced_kind"),
+)
+
+# Moments up to here may lack their rows, because retention removed them: of one job, or (a nil id) of all.
+prunings = Table(
+    "prunings",
+    metadata,
+    Column("job_id", Uuid, primary_key=True),
+    Column("until", Instant, nullable=False),
 )
