@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from flask.testing import FlaskClient
@@ -14,6 +15,8 @@ from support.world import World, record
 
 from gnomon.embedded.postgres import EmbeddedPostgres
 from gnomon.job.errors import Unavailable
+from gnomon.job.handlers import HandlerSpec
+from gnomon.job.instance import Identity, Role
 from gnomon.job.model import State
 
 
@@ -171,7 +174,7 @@ def test_metrics_without_the_database_are_those_of_the_process(cut_off: FlaskCli
     found = samples(cut_off)
     assert found["gnomon_database_up", ()] == 0
     assert found["gnomon_http_request_total", (("method", "GET"), ("status", "200"))] == 1
-    assert not [name for name, _ in found if name.startswith("job")]
+    assert not [name for name, _ in found if name.startswith(("job", "gnomon_instances"))]
 
 
 def test_apps_count_for_themselves(world: World) -> None:
@@ -239,6 +242,8 @@ def test_openapi_document_tells_every_route(client: FlaskClient) -> None:
         ("get", "/v1/executions/{execution_id}"),
         ("post", "/v1/executions/{execution_id}/cancel"),
         ("post", "/v1/executions/{execution_id}/retry"),
+        ("get", "/v1/instances"),
+        ("get", "/v1/handlers"),
         ("get", "/v1/health"),
         ("get", "/v1/health/live"),
         ("get", "/v1/health/ready"),
@@ -260,6 +265,12 @@ def test_answers_fit_the_openapi_document(client: FlaskClient, world: World) -> 
     check("CreatedJob", created(client, name="a", tags=["x"]))
     check("Job", client.get(f"/jobs/{job.id}").get_json())
     check("Execution", client.get(f"/jobs/{job.id}/executions").get_json()[0])
+    process = Identity(id=uuid4(), name="one", role=Role.WORKER, host="here", pid=1, version="1", queues=("io",))
+    handlers = [HandlerSpec(name="a", queue="async"), HandlerSpec(name="b", queue="async", schema={"type": "object"})]
+    world.instances.beat(process, handlers=handlers)
+    check("Instance", client.get("/instances").get_json()[0])
+    for handler in client.get("/handlers").get_json():
+        check("Handler", handler)
     check("Problem", client.get("/nothing").get_json())
     check("Problem", client.post("/jobs", json={"x": 1}).get_json())
 

@@ -1,11 +1,18 @@
 """Who takes part, who leads, and what can be named in a definition, by the database's clock."""
 
-from datetime import timedelta
+import signal
+from datetime import datetime, timedelta
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from support.api import make_client, only_error
+from support.cluster import Role as Process
+from support.cluster import cluster, wait_until
 from support.world import World
 
+from gnomon import __version__
+from gnomon.embedded.ports import LOOPBACK, free_port
 from gnomon.job.handlers import HandlerInfo, HandlerSpec
 from gnomon.job.instance import ALIVE_WITHIN, Identity, Instance, Role
 
@@ -178,3 +185,113 @@ def test_schema_of_a_process_that_is_gone_gives_way(world: World) -> None:
     world.sql("update announced set last_seen_at = now() - interval '61 seconds'")
     world.instances.beat(old, handlers=[MAIL])
     assert seen(world, "email").schema == MAIL.schema
+
+
+def test_instances_are_answered_over_http(world: World) -> None:
+    process = registered(world, Role.SCHEDULER, name="clock-1")
+    (answer,) = make_client(world).get("/v1/instances").get_json()
+    since = answer.pop("started_at")
+    assert datetime.fromisoformat(since).tzinfo
+    assert answer == {
+        "id": str(process.id),
+        "name": "clock-1",
+        "role": "scheduler",
+        "host": "machine",
+        "pid": 42,
+        "version": "1.2",
+        "queues": [],
+        "last_seen_at": since,
+        "left_at": None,
+        "alive": True,
+        "leader": True,
+    }
+
+
+def test_handlers_are_answered_over_http(world: World) -> None:
+    client = make_client(world)
+    assert client.get("/v1/handlers").get_json() == []
+    process = identity()
+    world.instances.beat(process, handlers=[MAIL, HandlerSpec(name="any", queue="async")])
+    first, second = client.get("/v1/handlers").get_json()
+    assert datetime.fromisoformat(first.pop("last_seen_at")).tzinfo
+    assert first == {"name": "any", "queue": "async", "schema": None, "alive": True}
+    assert (second["name"], second["schema"]) == ("email", {"type": "object"})
+    world.instances.leave(process.id)
+    assert [one["alive"] for one in client.get("/v1/handlers").get_json()] == [False, False]
+
+
+@pytest.mark.parametrize("path", ["/v1/instances", "/v1/handlers"])
+def test_misspelt_question_is_refused(world: World, path: str) -> None:
+    assert only_error(make_client(world).get(f"{path}?alive=true"))["pointer"] == "/alive"
+
+
+def test_metrics_count_those_that_live_by_role(world: World) -> None:
+    world.instances.leave(registered(world, Role.WORKER).id)
+    registered(world, Role.WORKER)
+    registered(world, Role.WORKER)
+    registered(world, Role.API)
+    text = make_client(world).get("/metrics").get_data(as_text=True)
+    for role, count in (("api", 1.0), ("scheduler", 0.0), ("worker", 2.0)):
+        assert f'gnomon_instances{{role="{role}"}} {count}' in text
+
+
+def by_name(world: World) -> dict[str, Instance]:
+    return {instance.name: instance for instance in world.instances.list()}
+
+
+def test_each_process_registers_and_its_end_is_noticed(
+    world: World, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    with cluster(database_url=database_url, queue_url=redis_url, folder=tmp_path) as built:
+        started: dict[str, Process] = {
+            name: built.start(role, SCHEDULER_ID=name, SCHEDULER_WEB_API_HOST=f"{LOOPBACK}:{free_port()}")
+            for name, role in (
+                ("a", "api"),
+                ("s1", "scheduler"),
+                ("s2", "scheduler"),
+                ("w1", "worker"),
+                ("w2", "worker"),
+            )
+        }
+        wait_until("all have registered", lambda: by_name(world).keys() == started.keys())
+        found = by_name(world)
+        assert {name: str(one.role) for name, one in found.items() if name in ("a", "s1", "w1")} == {
+            "a": "api",
+            "s1": "scheduler",
+            "w1": "worker",
+        }
+        assert {one.version for one in found.values()} == {__version__}
+        assert all(one.alive for one in found.values())
+        assert found["w1"].pid == started["w1"].pid
+        assert (found["w1"].queues, found["s1"].queues) == (("io",), ())
+        leads, follows = sorted(("s1", "s2"), key=lambda name: not found[name].leader)
+        assert not found[follows].leader
+
+        for victim in (leads, "w1"):
+            started[victim].kill()
+        killed_at = world.one("select now()")
+        wait_until(
+            "the killed ones are dead",
+            lambda: not any(by_name(world)[name].alive for name in (leads, "w1")),
+            seconds=20,
+        )
+        assert all(by_name(world)[name].heartbeat_at <= killed_at for name in (leads, "w1"))
+        wait_until("the other one leads", lambda: by_name(world)[follows].leader)
+
+        for name in ("a", follows, "w2"):
+            assert started[name].stop() == 0
+        assert all(by_name(world)[name].left_at for name in ("a", follows, "w2"))
+        assert world.instances.leader() is None
+
+
+def test_frozen_process_is_dead_until_it_goes_on(
+    world: World, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    with cluster(database_url=database_url, queue_url=redis_url, folder=tmp_path) as built:
+        process = built.start("scheduler")
+        wait_until("it has registered", lambda: bool(world.instances.list()))
+        process.signal(signal.SIGSTOP)
+        wait_until("it is dead", lambda: not only(world).alive)
+        process.signal(signal.SIGCONT)
+        wait_until("it lives", lambda: only(world).alive)
+        assert only(world).leader

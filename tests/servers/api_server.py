@@ -94,7 +94,14 @@ def _serve(database_url: str, port: int, threads: int) -> None:
 
     def make_app() -> Flask:
         world = World(database_url)
-        app = create_app(service=world.service, history=world.history, ready=lambda: None, version="1")
+        app = create_app(
+            service=world.service,
+            history=world.history,
+            instances=world.instances,
+            catalog=world.catalog,
+            ready=lambda: None,
+            version="1",
+        )
 
         @app.get("/slow")
         def slow() -> str:

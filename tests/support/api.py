@@ -31,6 +31,8 @@ def make_client(world: World, *, ready: Callable[[], None] | None = None) -> Fla
     app = create_app(
         service=world.service,
         history=world.history,
+        instances=world.instances,
+        catalog=world.catalog,
         ready=ready or (lambda: require_latest(world.engine)),
         version="1.2.3",
     )

@@ -14,9 +14,10 @@ METRICS = {
     "jobs_failed_total",
     "job_duration_seconds_bucket",
     "gnomon_database_up",
+    "gnomon_instances",
     "up",
 }
-PROMQL_WORDS = {"sum", "increase", "rate", "histogram_quantile", "by", "le", "and", "job"}
+PROMQL_WORDS = {"sum", "increase", "rate", "histogram_quantile", "by", "le", "and", "job", "role"}
 
 
 def load(name: str) -> Any:

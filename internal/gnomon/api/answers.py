@@ -5,6 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from gnomon.job.document import format_instant, plain_seconds, write_definition
+from gnomon.job.handlers import HandlerInfo
+from gnomon.job.instance import Instance
 from gnomon.job.model import Attempt, Execution, Job, State
 from gnomon.job.schedule import describe
 from gnomon.job.service import upcoming
@@ -73,6 +75,35 @@ def execution_answer(execution: Execution) -> Answer:
 def backfill_answer(moments: Sequence[datetime], *, dry_run: bool) -> Answer:
     """The moments that are made up for, or would be."""
     return {"dry_run": dry_run, "count": len(moments), "moments": [_instant(moment) for moment in moments]}
+
+
+def instance_answer(instance: Instance) -> Answer:
+    """A process, living or ended."""
+    return {
+        "id": str(instance.id),
+        "name": instance.name,
+        "role": instance.role.value,
+        "host": instance.host,
+        "pid": instance.pid,
+        "version": instance.version,
+        "queues": list(instance.queues),
+        "started_at": _instant(instance.started_at),
+        "last_seen_at": _instant(instance.heartbeat_at),
+        "left_at": _instant(instance.left_at),
+        "alive": instance.alive,
+        "leader": instance.leader,
+    }
+
+
+def handler_answer(handler: HandlerInfo) -> Answer:
+    """What can be the type of a job."""
+    return {
+        "name": handler.name,
+        "queue": handler.queue,
+        "schema": handler.schema,
+        "last_seen_at": _instant(handler.last_seen_at),
+        "alive": handler.alive,
+    }
 
 
 def etag(job: Job) -> Mapping[str, str]:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from flask import Flask, Response
 
-from gnomon.api import actions, docs, executions, health, jobs, metrics, problems, request_ids
+from gnomon.api import actions, docs, executions, fleet, health, jobs, metrics, problems, request_ids
 from gnomon.api.context import Context
 from gnomon.api.routes import Document
-from gnomon.job.ports import HistoryStore
+from gnomon.job.ports import Catalog, HistoryStore, InstanceStore
 from gnomon.job.service import JobService
 
 HEADERS = {
@@ -26,6 +26,8 @@ def create_app(
     *,
     service: JobService,
     history: HistoryStore,
+    instances: InstanceStore,
+    catalog: Catalog,
     ready: Callable[[], None],
     version: str,
     max_body_bytes: int = 262_144,
@@ -44,18 +46,18 @@ def create_app(
     )
     app.url_map.strict_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined] # of the default provider
-    Context(service=service, ready=ready, version=version).attach(app)
+    Context(service=service, instances=instances, catalog=catalog, ready=ready, version=version).attach(app)
     app.after_request(_add_headers)
     request_ids.register(app)
     problems.register(app)
-    metrics.install(app, history)
+    metrics.install(app, history, instances)
     _register_routes(app)
     return app
 
 
 def _register_routes(app: Flask) -> None:
     document = Document(app, spec_kwargs={"info": {"description": ABOUT}})
-    for module in (jobs, actions, executions, health):
+    for module in (jobs, actions, executions, fleet, health):
         document.register_blueprint(module.routes, url_prefix="/v1")
         app.register_blueprint(module.routes, name=f"{module.routes.name}_unversioned")
     app.register_blueprint(docs.routes)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from flask import Flask, current_app
 
+from gnomon.job.ports import Catalog, InstanceStore
 from gnomon.job.service import JobService
 
 EXTENSION = "gnomon"
@@ -15,6 +16,8 @@ class Context:
     """The collaborators of one app. `ready` raises Unavailable while requests can't be served."""
 
     service: JobService
+    instances: InstanceStore
+    catalog: Catalog
     ready: Callable[[], None]
     version: str
 

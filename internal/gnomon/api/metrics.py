@@ -13,8 +13,9 @@ from prometheus_client.utils import floatToGoString
 from prometheus_flask_exporter import PrometheusMetrics
 
 from gnomon.job.errors import Unavailable
+from gnomon.job.instance import Instance, Role
 from gnomon.job.model import State
-from gnomon.job.ports import DURATION_BUCKETS, HistoryStore, Tally
+from gnomon.job.ports import DURATION_BUCKETS, HistoryStore, InstanceStore, Tally
 from gnomon.job.target import METHODS, AmqpTarget, HttpTarget
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,9 @@ BOUNDS = [*map(floatToGoString, DURATION_BUCKETS), "+Inf"]
 class FleetCollector(Collector):
     """Workers count in the database, so that any API process answers for all of them, also for those that are gone."""
 
-    def __init__(self, history: HistoryStore) -> None:
+    def __init__(self, history: HistoryStore, instances: InstanceStore) -> None:
         self._history = history
+        self._instances = instances
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the registry would otherwise ask the database when the app is made."""
@@ -42,7 +44,7 @@ class FleetCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Without the database, only that it is away."""
         try:
-            tallies = self._history.tallies()
+            tallies, instances = self._history.tallies(), self._instances.list()
         except Unavailable as error:
             log.warning("metrics of the jobs are left out: %s", error)
             yield _database_up(0)
@@ -52,12 +54,13 @@ class FleetCollector(Collector):
         for name, meaning, outcomes in COUNTERS:
             yield from _counted(name, meaning, _counts(tallies, kinds, outcomes))
         yield _durations(tallies, kinds)
+        yield _living(instances)
 
 
-def install(app: Flask, history: HistoryStore) -> None:
+def install(app: Flask, history: HistoryStore, instances: InstanceStore) -> None:
     """Counts the requests of this app, and serves all metrics at /metrics, with and without the prefix."""
     registry = CollectorRegistry()
-    registry.register(FleetCollector(history))
+    registry.register(FleetCollector(history, instances))
     app.before_request(_leave_out_unknown_methods)
     exporter = PrometheusMetrics(app=None, path=None, group_by=route, defaults_prefix="gnomon", registry=registry)
     exporter.init_app(app)
@@ -110,3 +113,10 @@ def _durations(tallies: Sequence[Tally], kinds: Sequence[str]) -> Metric:
         total = sum(tally.duration_sum for tally in timed)
         histogram.add_metric([kind], list(zip(BOUNDS, accumulate(counts), strict=True)), total)
     return histogram
+
+
+def _living(instances: Sequence[Instance]) -> Metric:
+    gauge = GaugeMetricFamily("gnomon_instances", "Processes that live", labels=["role"])
+    for role in Role:
+        gauge.add_metric([role.value], sum(instance.alive for instance in instances if instance.role is role))
+    return gauge

@@ -15,6 +15,7 @@ from marshmallow import RAISE, Schema, fields, validate
 from gnomon.api.strict_json import escape
 from gnomon.job.document import TARGET_FIELDS
 from gnomon.job.errors import FieldError
+from gnomon.job.instance import Role
 from gnomon.job.model import Delivery, JobStatus, MisfirePolicy, Overlap, State, Trigger
 from gnomon.job.target import METHODS
 
@@ -393,6 +394,36 @@ class Problem(Schema):
     error = fields.String(required=True, metadata={"description": "the detail in one line"})
 
 
+class Instance(Schema):
+    """A process: an API, a scheduler or a worker."""
+
+    id = fields.String(metadata={"format": "uuid", "description": "a new one for each start"})
+    name = fields.String(metadata={"description": "its scheduler.id: what executions show as their worker"})
+    role = fields.String(metadata={"enum": [str(role) for role in Role]})
+    host = fields.String()
+    pid = fields.Integer()
+    version = fields.String()
+    queues = fields.List(fields.String(), metadata={"description": "what a worker takes messages from"})
+    started_at = Instant()
+    last_seen_at = Instant(metadata={"description": "its last heartbeat; there is one every 4 seconds"})
+    left_at = Instant(allow_none=True, metadata={"description": "when it ended, if it did so in an orderly way"})
+    alive = fields.Boolean(metadata={"description": "seen within the last 12 seconds, and not left"})
+    leader = fields.Boolean(metadata={"description": "the scheduler that keeps house"})
+
+
+class Handler(Schema):
+    """A function that workers have registered: a job can name it as its type."""
+
+    name = fields.String()
+    queue = fields.String()
+    schema = fields.Raw(
+        allow_none=True,
+        metadata={"type": "object", "description": "the JSON Schema of its payload; null takes any object"},
+    )
+    last_seen_at = Instant(metadata={"description": "when a living worker had it last"})
+    alive = fields.Boolean(metadata={"description": "some living worker has it"})
+
+
 class Health(Schema):
     """Sent with 200 only."""
 
@@ -424,6 +455,10 @@ class QueryFlag(fields.Boolean):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(truthy={"true", "True", "1"}, falsy={"false", "False", "0"}, **options)
+
+
+class NoQuery(Input):
+    """Nothing can be asked."""
 
 
 class PageQuery(Input):

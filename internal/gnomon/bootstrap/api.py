@@ -4,7 +4,6 @@ import logging
 from contextlib import ExitStack
 
 from flask import Flask
-from sqlalchemy import Engine
 
 from gnomon import __version__
 from gnomon.api.app import create_app
@@ -17,7 +16,7 @@ from gnomon.job.service import JobService
 from gnomon.process.heartbeat import Heartbeat
 from gnomon.settings import Settings
 from gnomon.storage.postgres.history import PostgresHistoryStore
-from gnomon.storage.postgres.instances import PostgresInstanceStore
+from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
 from gnomon.storage.postgres.migrate import require_latest
 from gnomon.storage.postgres.runs import PostgresRunStore
@@ -51,18 +50,16 @@ def run(settings: Settings) -> int:
 
 def _make_app(settings: Settings, ends: ExitStack) -> Flask:
     engine = open_engine(settings, check_first=True)
-    _register(settings, engine, ends)
+    instances = PostgresInstanceStore(engine)
+    heartbeat = Heartbeat(instances, identity_of(settings, Role.API), ready=lambda: require_latest(engine))
+    heartbeat.start()
+    ends.callback(heartbeat.stop)
     history = PostgresHistoryStore(engine)
     return create_app(
         service=JobService(jobs=PostgresJobStore(engine), runs=PostgresRunStore(engine), history=history),
         history=history,
+        instances=instances,
+        catalog=PostgresCatalog(engine),
         ready=lambda: require_latest(engine),
         version=__version__,
     )
-
-
-def _register(settings: Settings, engine: Engine, ends: ExitStack) -> None:
-    identity = identity_of(settings, Role.API)
-    heartbeat = Heartbeat(PostgresInstanceStore(engine), identity, ready=lambda: require_latest(engine))
-    heartbeat.start()
-    ends.callback(heartbeat.stop)
