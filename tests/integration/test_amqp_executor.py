@@ -70,6 +70,7 @@ class Broker:
 def make_call(**fields: Any) -> Call:
     defaults = {
         "execution_id": uuid4(),
+        "job_id": uuid4(),
         "attempt": 1,
         "scheduled_at": datetime.now(UTC),
         "timeout": timedelta(seconds=20),

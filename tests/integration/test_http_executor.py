@@ -56,6 +56,7 @@ class Caller:
 def make_call(**fields: Any) -> Call:
     defaults = {
         "execution_id": uuid4(),
+        "job_id": uuid4(),
         "attempt": 1,
         "scheduled_at": datetime.now(UTC),
         "timeout": timedelta(seconds=10),

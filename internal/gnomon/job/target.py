@@ -5,7 +5,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from gnomon.job.amqp import HOST, MASK, MAX_URL_LENGTH, Broker, short_string_errors, table_errors
@@ -179,6 +179,17 @@ class AmqpTarget:
         except ValueError:
             return [FieldError(pointer="/body", detail="is not base64: it holds a character that base64 has not")]
         return _size_errors(size, MAX_BODY_BYTES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandlerTarget:
+    """One call of a Python function, by the name under which workers have registered it."""
+
+    name: str
+    payload: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    queue: Literal["handlers", "async"] = "handlers"
+
+    kind: Literal["HANDLER"] = "HANDLER"
 
 
 Target = HttpTarget | AmqpTarget

@@ -254,6 +254,7 @@ class Runner:
         definition = flight.definition
         call = Call(
             execution_id=flight.claimed.id,
+            job_id=flight.claimed.job_id,
             attempt=flight.claimed.attempt,
             scheduled_at=flight.claimed.scheduled_at,
             timeout=definition.timeout,

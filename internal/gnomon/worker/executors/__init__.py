@@ -21,6 +21,7 @@ class Call:
     """
 
     execution_id: UUID
+    job_id: UUID
     attempt: int
     scheduled_at: datetime
     timeout: timedelta
