@@ -1,9 +1,10 @@
 """Creating, editing and deleting jobs: what becomes of next_run, of revisions and of what is owed."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,8 +12,9 @@ from support.books import unbalanced_moments
 from support.cluster import wait_until
 from support.world import HTTP_JOB, World, record
 
+from gnomon.job.document import read_definition
 from gnomon.job.errors import InvalidJob, NameTaken, NotFound, RevisionMismatch
-from gnomon.job.model import Job, JobStatus, State
+from gnomon.job.model import Definition, Job, JobStatus, State
 from gnomon.job.plan import DueJob, Plan
 from gnomon.job.ports import Claimed, Hold
 from gnomon.job.service import upcoming
@@ -224,3 +226,42 @@ def waiting_sessions(world: World) -> int:
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     )
     return count
+
+
+def defined(**document: Any) -> Callable[[Job | None, datetime], Definition]:
+    given = {"type": "HTTP", "name": "nightly", "http_job": HTTP_JOB, "cron_schedule": "0 3 * * *", **document}
+    return lambda _job, now: read_definition(given, now=now)
+
+
+def test_ensuring_a_job_creates_it_and_then_leaves_it_alone(world: World) -> None:
+    created = world.service.ensure("nightly", defined())
+    again = world.service.ensure("nightly", defined())
+    assert (again.id, again.revision, again.updated_at) == (created.id, 1, created.updated_at)
+
+
+def test_ensuring_another_definition_makes_a_revision_and_drops_no_moment_that_is_due(world: World) -> None:
+    created = world.service.ensure("nightly", defined())
+    world.sql("update jobs set next_run = now() - interval '1 minute'")
+    changed = world.service.ensure("nightly", defined(cron_schedule="* * * * * *"))
+    assert (changed.id, changed.revision) == (created.id, 2)
+    assert len(world.dispatched()) == 1
+    assert sum(execution.skipped_count or 1 for execution in world.history_of(changed)) >= 60
+
+
+def test_many_processes_ensure_the_same_job_at_once(world: World) -> None:
+    jobs: list[Job] = []
+    threads = [
+        threading.Thread(target=lambda: jobs.append(world.service.ensure("nightly", defined()))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(jobs) == 8
+    assert {(job.id, job.revision) for job in jobs} == {(jobs[0].id, 1)}
+
+
+def test_ensuring_a_schedule_that_never_fires_stores_nothing(world: World) -> None:
+    with pytest.raises(InvalidJob, match="never"):
+        world.service.ensure("nightly", defined(cron_schedule="0 0 30 2 *"))
+    assert world.one("select count(*) from jobs") == 0

@@ -42,7 +42,7 @@ def publish(world: World, broken: Broken) -> Moves:
         yield Move(world._replace(outbox=False), "the scheduler is killed, or the broker away", fault=True)
 
 
-@STEPS.step("R1", "REPUBLISH")
+@STEPS.step("R1", "REPUBLISH", "REPUBLISH_NAMED")
 def republish(world: World, broken: Broken) -> Moves:
     """Whenever a message had its time."""
     if world.row.state == "PENDING" and not world.outbox and "no republish" not in broken:

@@ -44,3 +44,29 @@ def test_idle_is_when_all_were_given_back() -> None:
     assert not slots.wait_until_idle(0.01)
     slots.give(2)
     assert slots.wait_until_idle(0.01)
+
+
+def test_place_that_is_kept_is_missing_until_it_is_given_back() -> None:
+    slots = Slots(2)
+    assert slots.take(2) == 2
+    slots.keep()
+    slots.give(2)
+    assert slots.take(2) == 1
+    assert not slots.wait_until_idle(0)
+    slots.give(2)
+    assert slots.wait_until_idle(0)
+
+
+def test_place_may_be_kept_where_none_is_free() -> None:
+    slots = Slots(1)
+    slots.take(1)
+    slots.keep()
+    taken: list[int] = []
+    waiting = threading.Thread(target=lambda: taken.append(slots.take(1)))
+    waiting.start()
+    slots.give(1)
+    waiting.join(0.2)
+    assert taken == []
+    slots.give(1)
+    waiting.join(20)
+    assert taken == [1]

@@ -1,7 +1,8 @@
 """JobService: what the API, the CLI and the library ask for. Decides; the stores carry out."""
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice, takewhile
@@ -9,7 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 from gnomon.job.document import NAME, merge_patch, parse_instant, read_definition, write_definition
-from gnomon.job.errors import Conflict, InvalidJob, NotFound, RevisionMismatch
+from gnomon.job.errors import Conflict, InvalidJob, NameTaken, NotFound, RevisionMismatch
 from gnomon.job.model import Action, Definition, Execution, Job, JobStatus
 from gnomon.job.ports import (
     Event,
@@ -44,12 +45,7 @@ class JobService:
     def create(self, document: Mapping[str, Any]) -> Job:
         """Raises InvalidJob (nothing is stored) and NameTaken."""
 
-        def prepare(now: datetime) -> NewJob:
-            definition = read_definition(document, now=now)
-            job_id = uuid4()
-            return NewJob(id=job_id, definition=definition, next_run=_first_run(job_id, definition, now, now))
-
-        return self._jobs.create(prepare)
+        return self._jobs.create(lambda now: _born(read_definition(document, now=now), now))
 
     def get(self, reference: str) -> Job:
         """`reference` is an id or `name:` and a name. Raises NotFound."""
@@ -72,9 +68,23 @@ class JobService:
             _check_revision(job, if_revision)
             present = {} if job.definition is None else write_definition(job.definition, secrets=True)
             definition = read_definition(merge_patch(present, patch), now=now)
-            return None if definition == job.definition else _edited(job, definition, now)
+            return _as_defined(job, definition, now)
 
         return self._jobs.update(self._id_of(reference), decide)
+
+    def ensure(self, name: str, define: Callable[[Job | None, datetime], Definition]) -> Job:
+        """The job of this name as `define` says: created, changed in a new revision, or left alone where it is so.
+
+        `define` is given the job that bears the name, if there is one, and the store's clock; it may be asked more than
+        once. Any number of processes may do the same at once. Raises InvalidJob.
+        """
+        while True:
+            try:
+                job = self._jobs.get_by_name(name)
+                return self._jobs.update(job.id, lambda job, now: _as_defined(job, define(job, now), now))
+            except NotFound:
+                with contextlib.suppress(NameTaken):  # a twin was quicker: see what it made
+                    return self._jobs.create(lambda now: _born(define(None, now), now))
 
     def delete(self, reference: str) -> None:
         """Raises NotFound. Executions that run finish their attempt; what waits is cancelled."""
@@ -167,6 +177,15 @@ def upcoming(job: Job, count: int) -> list[datetime]:
         return []
     timing = job.definition.timing
     return list(islice(moments_from(timing, job.next_run, shift=timing.shift(job.id)), count))
+
+
+def _born(definition: Definition, now: datetime) -> NewJob:
+    job_id = uuid4()
+    return NewJob(id=job_id, definition=definition, next_run=_first_run(job_id, definition, now, now))
+
+
+def _as_defined(job: Job, definition: Definition, now: datetime) -> JobChange | None:
+    return None if definition == job.definition else _edited(job, definition, now)
 
 
 def _edited(job: Job, definition: Definition, now: datetime) -> JobChange:

@@ -1,5 +1,6 @@
 """R1 and the sending of messages, in a thread of its own: a broker that hangs must not hold up dispatch."""
 
+import contextlib
 import logging
 import queue
 import threading
@@ -21,7 +22,7 @@ class Publisher:
     """Sends what it is given and, when kicked, what is due to be sent again.
 
     While the broker is away it gives publish slots back and takes none, until a probe succeeds. `watchdog` bounds each
-    call of the broker.
+    call of the broker; a queue that can't hang needs none.
     """
 
     WAITING = 256
@@ -31,7 +32,7 @@ class Publisher:
     LOSS_CHECK_SECONDS = 1.0
     PROBE_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 
-    def __init__(self, store: DispatchStore, broker: ExecutionQueue, watchdog: SendWatchdog) -> None:
+    def __init__(self, store: DispatchStore, broker: ExecutionQueue, watchdog: SendWatchdog | None) -> None:
         self._store = store
         self._broker = broker
         self._watchdog = watchdog
@@ -46,7 +47,8 @@ class Publisher:
     def start(self) -> None:
         """Starts the thread, and the watch over it."""
         self._thread.start()
-        self._watchdog.start()
+        if self._watchdog is not None:
+            self._watchdog.start()
 
     def submit(self, to: str, ids: Sequence[UUID]) -> None:
         """Queues ids for sending; never waits. What finds no room is published again by R1."""
@@ -66,7 +68,11 @@ class Publisher:
         self._stopping.set()
         self._put_marker()
         self._thread.join(timeout.total_seconds())
-        self._watchdog.stop()
+        if self._watchdog is not None:
+            self._watchdog.stop()
+
+    def _watched(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._watchdog is None else self._watchdog.watched()
 
     def _put_marker(self) -> None:
         try:
@@ -103,7 +109,7 @@ class Publisher:
             self._store.return_slots(ids)
             return
         try:
-            with self._watchdog.watched():
+            with self._watched():
                 self._broker.publish(to, ids)
         except Unavailable as error:
             self._failures = 1
@@ -115,7 +121,7 @@ class Publisher:
             return False
         self._stopping.wait(self.PROBE_SECONDS[min(self._failures, len(self.PROBE_SECONDS)) - 1])
         try:
-            with self._watchdog.watched():
+            with self._watched():
                 self._broker.probe()
         except Unavailable:
             self._failures += 1
@@ -140,7 +146,7 @@ class Publisher:
             return
         self._next_loss_check = time.monotonic() + self.LOSS_CHECK_SECONDS
         try:
-            with self._watchdog.watched():
+            with self._watched():
                 self._lost = self._broker.lost_messages() or self._lost
         except Unavailable as error:
             self._failures = 1

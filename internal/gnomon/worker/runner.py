@@ -13,8 +13,9 @@ from gnomon.job.errors import Unavailable
 from gnomon.job.model import Definition, Delivery
 from gnomon.job.outcome import Failed, Outcome, Sent
 from gnomon.job.ports import Claimed, ExecutionStore, Token
+from gnomon.job.target import Target
 from gnomon.worker.definitions import DefinitionCache, Key
-from gnomon.worker.executors import BrokenOff, Call, Executors
+from gnomon.worker.executors import BrokenOff, Call, Executor
 from gnomon.worker.flights import Abort, Flight, Flights, monotonic, trusted_until
 from gnomon.worker.recorder import Recorder
 from gnomon.worker.slots import Slots
@@ -46,7 +47,7 @@ class Runner:
         self,
         *,
         store: ExecutionStore,
-        executors: Callable[[], Executors],
+        executors: Callable[[], Executor[Target]],
         new_loop: Callable[[], asyncio.AbstractEventLoop],
         concurrency: int,
         lease: timedelta,
@@ -61,7 +62,7 @@ class Runner:
         self._recorder = Recorder(store, self._flights, lease=lease, abort=self._abort)
         self._stopping = threading.Event()
         self._grounded = threading.Event()
-        self._executors: Executors
+        self._executors: Executor[Target]
         self._thread = threading.Thread(target=self._loop.run_forever, name="effects", daemon=True)
 
     def start(self) -> None:
@@ -120,12 +121,21 @@ class Runner:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(self.FAREWELL_SECONDS)
 
+    def keep_place(self) -> Callable[[], None]:
+        """Keeps one more place taken until what is returned is called: for what goes on when its attempt is over."""
+        self._slots.keep()
+        return lambda: self._slots.give(1)
+
+    def runs_this_thread(self) -> bool:
+        """Whether the event loop's thread is the caller."""
+        return threading.current_thread() is self._thread
+
     @property
     def in_flight(self) -> int:
         """Executions claimed and not finished."""
         return self._slots.in_use
 
-    async def _build_executors(self) -> Executors:
+    async def _build_executors(self) -> Executor[Target]:
         return self._make_executors()
 
     def _admit_part(self, ids: Sequence[UUID]) -> None:

@@ -17,7 +17,7 @@ class Slots:
     def take(self, wanted: int) -> int:
         """Waits until at least one is free and takes up to `wanted`; 0 once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._free or self._closed)
+            self._changed.wait_for(lambda: self._free > 0 or self._closed)
             if self._free < wanted and not self._closed:
                 self._changed.wait_for(lambda: self._free >= wanted or self._closed, self.GATHER_SECONDS)
             if self._closed:
@@ -31,6 +31,11 @@ class Slots:
         with self._changed:
             self._free += count
             self._changed.notify_all()
+
+    def keep(self) -> None:
+        """Takes one without waiting, even where none is free: for what holds on after its own was given back."""
+        with self._changed:
+            self._free -= 1
 
     def close(self) -> None:
         """Hands out no more; whoever waits gets 0."""

@@ -1,6 +1,6 @@
 """The scheduler's side of executions: D, R1 and R2 of docs/protocol.md."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -26,19 +26,25 @@ BEHIND_SHARE = 10  # of a batch of so many jobs, one may have fallen behind
 
 
 class PostgresDispatchStore:
-    """DispatchStore on Postgres. `instance` names this process in the tallies."""
+    """DispatchStore on Postgres. `instance` names this process in the tallies.
 
-    def __init__(self, engine: Engine, *, instance: UUID) -> None:
+    With `names`, asked at each call, only jobs of these names are dispatched and published: for a process that can't
+    hand the others to anybody. What was lost is rescued whatever its name.
+    """
+
+    def __init__(self, engine: Engine, *, instance: UUID, names: Callable[[], Collection[str]] | None = None) -> None:
         self._engine = engine
         self._autocommit = autocommit(engine)
         self._instance = instance
+        self._names = names
 
     def dispatch(self, decide: PlanBatch, *, limit: int) -> Dispatched:
         """D. One transaction: pauses that are over end; due jobs are locked, planned, booked and advanced."""
         with translated(), self._engine.begin() as connection:
             connection.execute(statements.RESUME, {"limit": limit})
             behind_limit = max(1, limit // BEHIND_SHARE)
-            rows = connection.execute(statements.DUE, {"limit": limit, "behind_limit": behind_limit}).all()
+            due = statements.DUE if self._names is None else statements.DUE_NAMED
+            rows = connection.execute(due, {"limit": limit, "behind_limit": behind_limit, **self._whose()}).all()
             if not rows:
                 return Dispatched(jobs=0, published={}, held={}, full=False, behind=False)
             plans = _planned(rows, decide)
@@ -55,8 +61,9 @@ class PostgresDispatchStore:
     def republish(self, *, limit: int) -> Mapping[str, Sequence[UUID]]:
         """R1."""
         slots = {"slot": statements.PUBLISH_SLOT_SECONDS, "longest": statements.PUBLISH_SLOT_MAX_SECONDS}
+        republish = statements.REPUBLISH if self._names is None else statements.REPUBLISH_NAMED
         with translated(), self._autocommit.connect() as connection:
-            rows = connection.execute(statements.REPUBLISH, {"limit": limit, **slots}).all()
+            rows = connection.execute(republish, {"limit": limit, **slots, **self._whose()}).all()
         return _by_queue((row.queue, row.id) for row in sorted(rows, key=lambda row: row.id))
 
     def free_slots(self) -> int:
@@ -99,9 +106,13 @@ class PostgresDispatchStore:
 
     def horizon(self) -> Horizon:
         """The wake-up time."""
+        horizon = statements.HORIZON if self._names is None else statements.HORIZON_NAMED
         with translated(), self._autocommit.connect() as connection:
-            row = connection.execute(statements.HORIZON).one()
+            row = connection.execute(horizon, self._whose()).one()
         return Horizon(now=row.now, at=row.at)
+
+    def _whose(self) -> dict[str, list[str]]:
+        return {} if self._names is None else {"names": sorted(self._names())}
 
     def _promote_idle(self, connection: Connection) -> int:
         """None where a dispatch makes another execution of such a job active just then: it is promoted after that."""

@@ -38,13 +38,17 @@ PASSING = {errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, errorcodes.READ_ONLY_
 PASSING_CLASSES = ("08", "53", "57", "58")  # connection, resources, operator intervention, system error
 
 
-def create_engine(url: str, *, pool_size: int = 5, max_open: int = 10, check_first: bool = False) -> Engine:
+def create_engine(
+    url: str, *, pool_size: int = 5, max_open: int = 10, check_first: bool = False, schema: str | None = None
+) -> Engine:
     """An engine whose sessions can't hold locks for long. It connects when first used.
 
     `check_first` asks each pooled connection for a sign of life before it is used: for the API, where a stale one
-    would cost a user an error. Raises ConfigurationError for a URL that is not one of Postgres.
+    would cost a user an error. `schema` (a plain identifier) is where the tables are, if not where the server looks
+    first. Raises ConfigurationError for a URL that is not one of Postgres.
     """
-    options = " ".join(f"-c {name}={value}" for name, value in SERVER_SETTINGS.items())
+    settings = SERVER_SETTINGS if schema is None else {**SERVER_SETTINGS, "search_path": schema}
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     engine = sqlalchemy.create_engine(
         psycopg2_url(url),
         pool_size=pool_size,

@@ -3,16 +3,17 @@
 import logging
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.pool import NullPool
 
-from gnomon.job.errors import Unavailable
+from gnomon.job.errors import ConfigurationError, Unavailable
 from gnomon.storage.postgres.engine import autocommit, psycopg2_url, translated
 
 log = logging.getLogger(__name__)
@@ -20,21 +21,44 @@ log = logging.getLogger(__name__)
 LOCK_KEY = 0x676E6F6D6F6E  # "gnomon": any number that other users of the database are unlikely to choose
 
 
-def migrate(url: str) -> None:
+def migrate(url: str, *, schema: str | None = None) -> None:
     """Waits for its turn, then applies what is missing. Raises Unavailable if the database does not answer.
 
+    With `schema` (a plain identifier) the tables are there, and it is created where it is missing. Raises
+    ConfigurationError where a newer program has migrated it.
     It runs in a session without the time limits of the services: a migration may take as long as it needs.
     """
-    engine = sqlalchemy.create_engine(psycopg2_url(url), poolclass=NullPool, connect_args={"connect_timeout": 5})
+    arguments: dict[str, Any] = {"connect_timeout": 5}
+    if schema is not None:
+        arguments["options"] = f"-c search_path={schema}"
+    engine = sqlalchemy.create_engine(psycopg2_url(url), poolclass=NullPool, connect_args=arguments)
     config = _config()
     with translated(), engine.connect() as connection:
         connection.execute(text("select pg_advisory_lock(:key)"), {"key": LOCK_KEY})
+        _create_schema(connection, schema)
         connection.commit()
+        _refuse_newer(MigrationContext.configure(connection).get_current_revision())
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
         connection.execute(text("select pg_advisory_unlock(:key)"), {"key": LOCK_KEY})
     log.info("the database is at schema version %s", latest_version())
+
+
+def _refuse_newer(present: str | None) -> None:
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if present is not None and present not in known:
+        raise ConfigurationError(
+            f"the database is at schema version {present}, which this program ({latest_version()}) does not know: "
+            "it was migrated by a newer one; update this program"
+        )
+
+
+def _create_schema(connection: Connection, schema: str | None) -> None:
+    """Not with "if not exists": that asks for the right to create it even where it exists."""
+    known = text("select true from pg_namespace where nspname = :schema")
+    if schema is not None and connection.execute(known, {"schema": schema}).first() is None:
+        connection.execute(text(f"create schema {schema}"))
 
 
 @cache
@@ -45,10 +69,15 @@ def latest_version() -> str:
     return head
 
 
+def schema_version(engine: Engine) -> str | None:
+    """The one that is there; None where there are no tables of ours."""
+    with translated(), autocommit(engine).connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
 def require_latest(engine: Engine) -> None:
     """Raises Unavailable, saying what to run, unless the schema is the one this code needs."""
-    with translated(), autocommit(engine).connect() as connection:
-        present = MigrationContext.configure(connection).get_current_revision()
+    present = schema_version(engine)
     if present != latest_version():
         raise Unavailable(
             f"the database is at schema version {present or 'none'}, this program needs {latest_version()}: "

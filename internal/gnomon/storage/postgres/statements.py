@@ -21,24 +21,38 @@ LOST_AGAIN_MAX_SECONDS = 900
 DUE_COLUMNS = """id, revision, queue, cron_schedule, interval_seconds, anchor_at, execute_at, timezone, starts_at,
     ends_at, spread_seconds, misfire_policy, misfire_grace_seconds, misfire_limit, misfires_run, overlap, next_run"""
 
-# Jobs that are on time come first, oldest first. Of those that fell behind, which are more work, only a few are taken
-# however few others there are: what falls due meanwhile has to wait for the whole batch.
-DUE: TextClause = text(f"""
+
+def _due(whose: str) -> TextClause:
+    """Jobs that are on time come first, oldest first. Of those that fell behind, which are more work, only a few.
+
+    However few others there are: what falls due meanwhile has to wait for the whole batch.
+    """
+    return text(f"""
 with on_time as materialized (
     select {DUE_COLUMNS} from jobs
     where status = 'RUNNING' and next_run <= now() and next_run > now() - interval '60 seconds'
-        and (held_until is null or held_until <= now())
+        and (held_until is null or held_until <= now()) {whose}
     order by next_run, id limit :limit for no key update skip locked
 ), behind as materialized (
     select {DUE_COLUMNS} from jobs
     where status = 'RUNNING' and next_run <= now() - interval '60 seconds'
-        and (held_until is null or held_until <= now())
+        and (held_until is null or held_until <= now()) {whose}
     order by next_run, id limit :behind_limit for no key update skip locked
 )
 select now() as now, false as is_behind, * from on_time
 union all
 select now() as now, true as is_behind, * from behind
 """)
+
+
+# For a process that can only run some of the jobs: those of these names.
+NAMED_JOB = "and name = any(cast(:names as text[]))"
+NAMED_EXECUTION = """and exists (
+        select from jobs j where j.id = e.job_id and j.deleted_at is null and j.name = any(cast(:names as text[]))
+    )"""
+
+DUE = _due("")
+DUE_NAMED = _due(NAMED_JOB)
 
 # D0. Pauses end by themselves at their `paused_until`: the first moment from then on was computed at the pause.
 RESUME: TextClause = text("""
@@ -96,11 +110,13 @@ from json_to_recordset(cast(:rows as json)) as r (
 where j.id = r.id
 """)
 
-# R1. A slot is pushed further each time it is taken, with up to a tenth of jitter so that herds disperse.
-REPUBLISH: TextClause = text("""
+
+def _republish(whose: str) -> TextClause:
+    """R1. A slot is pushed further each time it is taken, with up to a tenth of jitter so that herds disperse."""
+    return text(f"""
 with pick as materialized (
-    select id from executions
-    where state = 'PENDING' and next_publish_at <= now() and available_at <= now()
+    select id from executions e
+    where state = 'PENDING' and next_publish_at <= now() and available_at <= now() {whose}
     order by next_publish_at, id limit :limit for no key update skip locked
 )
 update executions e set
@@ -112,6 +128,10 @@ update executions e set
 from pick where e.id = pick.id
 returning e.id, e.queue
 """)
+
+
+REPUBLISH = _republish("")
+REPUBLISH_NAMED = _republish(NAMED_EXECUTION)
 
 # When the broker lost its messages, every slot taken before is free again. So many at a time: a million of them would
 # outlast the statement's time.
@@ -134,15 +154,21 @@ update executions e set next_publish_at = greatest(now(), e.available_at), publi
 from pick where e.id = pick.id
 """)
 
-HORIZON: TextClause = text("""
+
+def _horizon(whose_job: str, whose_execution: str) -> TextClause:
+    return text(f"""
 select now() as now, least(
     (select next_run from jobs
-        where status = 'RUNNING' and next_run is not null and (held_until is null or held_until <= now())
+        where status = 'RUNNING' and next_run is not null and (held_until is null or held_until <= now()) {whose_job}
         order by next_run limit 1),
     (select min(paused_until) from jobs where status = 'STOPPED' and paused_until is not null),
-    (select min(next_publish_at) from executions where state = 'PENDING')
+    (select min(next_publish_at) from executions e where state = 'PENDING' {whose_execution})
 ) as at
 """)
+
+
+HORIZON = _horizon("", "")
+HORIZON_NAMED = _horizon(NAMED_JOB, NAMED_EXECUTION)
 
 NO_BUCKETS = f"array_fill(0::bigint, array[{len(DURATION_BUCKETS) + 1}])"
 
