@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from gnomon.embedded.binaries import find_valkey
@@ -15,15 +16,24 @@ from gnomon.embedded.processes import Child, Server, feed, kill_child, start_chi
 class EmbeddedValkey(Server):
     """Valkey below `data_dir`, or in a temporary folder that goes with stop() when None. The password is new each time.
 
-    `persist` keeps an append-only file, synced each second; without it a restart comes up empty.
+    `persist` keeps an append-only file, synced each second; without it a restart comes up empty. `settings` are further
+    valkey.conf settings.
     A port that is not given is chosen once and kept over restarts.
     """
 
-    def __init__(self, data_dir: Path | None, *, port: int | None = None, persist: bool = False) -> None:
+    def __init__(
+        self,
+        data_dir: Path | None,
+        *,
+        port: int | None = None,
+        persist: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = port or free_port()
         self._given_dir = data_dir.absolute() if data_dir else None
         self._data_dir = self._given_dir
         self._persist = persist
+        self._settings = dict(settings or {})
         self._password = secrets.token_urlsafe(24)
         self._child: Child | None = None
 
@@ -91,6 +101,7 @@ class EmbeddedValkey(Server):
                 "appendfsync everysec",
                 'save ""',
                 "maxmemory-policy noeviction",  # a broker that evicts loses messages
+                *(f"{name} {value}" for name, value in self._settings.items()),
                 "",
             ]
         )

@@ -1,0 +1,1 @@
+return call('EXISTS', job_key(A.id))
