@@ -36,6 +36,8 @@ class Agenda:
         for mending in self._mending:
             mending.join()
         self._scene.cluster.heal()
+        if self._scene.post_office is not None:
+            self._scene.post_office.heal()
         return self._episodes
 
     def _add(self, at: float, act: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pika
 import pika.exceptions
 import redis
+from pika.adapters.blocking_connection import BlockingChannel
 from servers.rabbitmq import RabbitMQ
 
 from gnomon.embedded.processes import ServerFailed, family_of
@@ -170,9 +171,9 @@ class Valkey(Broker):
 class Rabbit(Broker):
     _ALARMS = ("{resource_limit, memory, node()}", "{resource_limit, disk, node()}")
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "rabbitmq") -> None:
         super().__init__()
-        self._server = RabbitMQ(folder / "rabbitmq")
+        self._server = RabbitMQ(folder / name)
 
     @property
     def url(self) -> str:
@@ -200,11 +201,17 @@ class Rabbit(Broker):
 
     def delete_queue(self) -> None:
         self._check_answers()
+        with self.channel() as channel:
+            channel.queue_delete(_QUEUE)
+
+    @contextlib.contextmanager
+    def channel(self) -> Iterator[BlockingChannel]:
+        """One on a connection of its own."""
         options = pika.URLParameters(self.url)
         options.socket_timeout = options.stack_timeout = options.blocked_connection_timeout = _ADMIN_SECONDS
         try:
             with contextlib.closing(pika.BlockingConnection(options)) as connection:
-                connection.channel().queue_delete(_QUEUE)
+                yield connection.channel()
         except (pika.exceptions.AMQPError, OSError) as error:
             raise Missed(repr(error)) from error
 
@@ -215,10 +222,10 @@ class Rabbit(Broker):
         for alarm in self._ALARMS:
             self._administer(f"rabbit_alarm:clear_alarm({alarm})")
 
-    def _administer(self, expression: str) -> None:
+    def _administer(self, expression: str) -> str:
         self._check_answers()
         try:
-            self._server.evaluate(expression)
+            return self._server.evaluate(expression)
         except (ServerFailed, OSError) as error:
             raise Missed(str(error)) from error
 

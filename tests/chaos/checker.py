@@ -22,6 +22,7 @@ LOST, DOUBLED, TWICE, STUCK = "lost", "duplicate_records", "at_most_once_violati
 EARLY = "early"
 KINDS = (LOST, DOUBLED, TWICE, STUCK, EARLY)
 _INSTANT = timedelta(microseconds=1)
+_REFUSED = ("unroutable", "unknown_exchange", "nacked")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,8 @@ def check(evidence: Evidence) -> Sequence[Violation]:
         *_final_twice(evidence),
         *_effects_without_record(evidence),
         *_successes_without_effect(evidence),
+        *_successes_without_their_message(evidence),
+        *_messages_of_refused_attempts(evidence),
         *_second_effects(evidence),
         *_early(evidence),
     ]
@@ -208,6 +211,31 @@ def _successes_without_effect(evidence: Evidence) -> Iterator[Violation]:
             if 200 not in answers:
                 what = f"execution {row['id']} of job {row['job_id']} SUCCEEDED; the sink's answers: {answers}"
                 yield Violation(kind=LOST, what=what)
+
+
+def _successes_without_their_message(evidence: Evidence) -> Iterator[Violation]:
+    """That of an earlier attempt does not do: what was confirmed is what was recorded."""
+    for row in evidence.executions:
+        definition = evidence.definitions.get((row["job_id"], row["revision"]), {})
+        if row["state"] == "SUCCEEDED" and definition.get("type") == "AMQP":
+            attempts = [effect.attempt for effect in evidence.effects_of.get(row["id"], ())]
+            if str(row["attempt"]) not in attempts:
+                what = (
+                    f"attempt {row['attempt']} of execution {row['id']} SUCCEEDED; the witness got those of {attempts}"
+                )
+                yield Violation(kind=LOST, what=what)
+
+
+def _messages_of_refused_attempts(evidence: Evidence) -> Iterator[Violation]:
+    """The broker gave these back, or took none of them."""
+    ended = [(row["execution_id"], row["attempt"], row["error_code"]) for row in evidence.attempts]
+    ended += [(row["id"], row["attempt"], row["error_code"]) for row in evidence.executions if row["state"] == "FAILED"]
+    for execution_id, attempt, code in ended:
+        arrived = {effect.attempt for effect in evidence.effects_of.get(execution_id, ())}
+        if code in _REFUSED and str(attempt) in arrived:
+            yield Violation(
+                kind=DOUBLED, what=f"attempt {attempt} of execution {execution_id} ended with {code}, and has a message"
+            )
 
 
 def _second_effects(evidence: Evidence) -> Iterator[Violation]:

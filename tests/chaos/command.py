@@ -26,8 +26,9 @@ from chaos.api import Api
 from chaos.brokers import BROKERS
 from chaos.checker import DOUBLED, EARLY, LOST, STUCK, TWICE, check
 from chaos.cluster import LEASE_SECONDS, WORKERS, Cluster
-from chaos.faults import KINDS, Fault, Scene, plan
-from chaos.load import Load
+from chaos.faults import KINDS, ON_AMQP, Fault, Scene, plan
+from chaos.load import Load, Targets
+from chaos.post import PostOffice, available
 from chaos.recovery import Episode, Recovery, percentile, recoveries
 from chaos.settle import settle, wait_for
 from gnomon.embedded.ports import free_port, port_is_free
@@ -42,7 +43,7 @@ _EXCERPT = 200
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
-    kinds = given.faults.split(",") if given.faults else list(KINDS)
+    kinds = given.faults.split(",") if given.faults else [kind for kind in KINDS if available() or kind not in ON_AMQP]
     folder = Path(tempfile.mkdtemp(prefix="gnomon-chaos-"))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"faults={','.join(kinds)} folder={folder}",
         flush=True,
     )
+    if not available():
+        print("RabbitMQ is not installed here: without AMQP jobs and what breaks them", flush=True)
     faults = list(plan(given.seed, timedelta(minutes=given.minutes), kinds))
     (folder / "plan.txt").write_text("".join(f"{fault.at.total_seconds():.1f} {fault}\n" for fault in faults))
     run = Run(folder, given.broker, given.seed)
@@ -72,6 +75,7 @@ class Run:
         self._seed = seed
         self._postgres = EmbeddedPostgres(folder / "postgres", settings={"max_connections": "200"})
         self._broker = BROKERS[broker](folder)
+        self._post_office = PostOffice(folder) if available() else None
         self._begun = time.monotonic()
 
     def carry_out(self, faults: Sequence[Fault]) -> Sequence[Episode]:
@@ -82,6 +86,9 @@ class Run:
                 server.start()
             migrate(self._postgres.url)
             evidence.install(self._postgres.url)
+            if self._post_office is not None:
+                stack.callback(self._post_office.stop)
+                self._post_office.start()
             sink_url = stack.enter_context(_sink(self._folder))
             cluster = Cluster(database_url=self._postgres.url, queue_url=self._broker.url, folder=self._folder)
             stack.callback(cluster.stop)
@@ -89,16 +96,17 @@ class Run:
             api = Api(cluster.api_urls)
             if not wait_for(lambda: all(cluster.members[name].ready for name in WORKERS), _READY_SECONDS):
                 raise TimeoutError(f"the workers are not ready after {_READY_SECONDS} s")
-            load = Load(api, sink_url, self._seed, self._folder)
+            targets = Targets(sink_url, self._post_office)
+            load = Load(api, targets, self._seed, self._folder)
             stack.callback(load.stop)
             load.start()
             time.sleep(_WARM_UP_SECONDS)
             self._begun = time.monotonic()
-            scene = Scene(cluster=cluster, postgres=self._postgres, broker=self._broker)
+            scene = Scene(cluster=cluster, postgres=self._postgres, broker=self._broker, post_office=self._post_office)
             episodes = Agenda(scene, self._say).carry_out(faults)
             self._say("all is mended")
             load.stop()
-            stuck = settle(self._postgres.url, api)
+            stuck = settle(self._postgres.url, api, self._post_office)
             (self._folder / "stuck.txt").write_text("".join(f"{name}\n" for name in stuck))
             self._say("all is settled")
             evidence.dump(self._postgres.url, self._folder)
@@ -121,7 +129,7 @@ def report(folder: Path, episodes: Sequence[Episode]) -> bool:
     states = Counter(row["state"] for row in found.executions)
     print(
         ", ".join(f"{state} {count}" for state, count in states.most_common()),
-        f"effects {len(found.effects)}",
+        f"effects {len(found.effects)}, messages among them {len(found.messages)}",
         sep=", ",
     )
     for line, times in _errors(folder).most_common(_SHOWN):

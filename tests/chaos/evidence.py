@@ -16,6 +16,7 @@ import psycopg2
 from psycopg2.extensions import cursor as Cursor
 
 FINAL = frozenset(("SUCCEEDED", "FAILED", "UNKNOWN", "CANCELLED", "SKIPPED"))
+AMQP = "amqp:"
 Row = Mapping[str, Any]
 
 WITNESS = """
@@ -60,9 +61,21 @@ class Effect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Message:
+    """One delivery of a message as the witness noted it. `stamp` is the publication's, and the time of it."""
+
+    stamp: str
+    key: str
+    attempt: str
+    queue: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """Rows by table, and what others noted.
 
+    `effects`: the requests that the sink got, and each publication of which the witness got a message.
+    `messages`: all deliveries, repeated ones too.
     `created`: the jobs whose creation was acknowledged. `runs`: the runs that were asked for, with their keys and the
     execution that was answered, if any was. `stuck`: what did not go on when all was mended.
     """
@@ -74,6 +87,7 @@ class Evidence:
     attempts: Sequence[Row] = ()
     transitions: Sequence[Row] = ()
     effects: Sequence[Effect] = ()
+    messages: Sequence[Message] = ()
     created: Sequence[Row] = ()
     runs: Sequence[Row] = ()
     stuck: Sequence[str] = ()
@@ -139,10 +153,12 @@ def _lines(cursor: Cursor, name: str, query: str) -> Iterable[str]:
 
 def load(folder: Path) -> Evidence:
     """What `dump`, the load and the sink left in the folder."""
+    messages = read_messages(_text(folder / "witness.log"))
     tables = {name: _read_rows(folder / f"{name}.jsonl") for name in _DUMPED}
     return Evidence(
         **tables,
-        effects=read_effects((folder / "sink.log").read_text()),
+        effects=[*read_effects((folder / "sink.log").read_text()), *publications(messages)],
+        messages=messages,
         created=_read_rows(folder / "created.jsonl"),
         runs=_read_rows(folder / "runs.jsonl"),
         stuck=(folder / "stuck.txt").read_text().split(),
@@ -155,13 +171,37 @@ def read_effects(log: str) -> Sequence[Effect]:
     return [_effect(*line.split("\t")) for line in log.splitlines(keepends=True) if line.endswith("\n")]
 
 
+def read_messages(log: str) -> Sequence[Message]:
+    """A last line without an end was never acknowledged."""
+    return [_message(*line.rstrip("\n").split("\t")) for line in log.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def publications(messages: Sequence[Message]) -> Sequence[Effect]:
+    """A message that was delivered repeatedly was published once; two stamps are two publications."""
+    found = {(message.stamp, message.key, message.attempt): message for message in messages}
+    return [_publication(message) for message in found.values()]
+
+
+def _message(_at: str, stamp: str, key: str, attempt: str, _redelivered: str, queue: str) -> Message:
+    return Message(stamp=stamp, key=key, attempt=attempt, queue=queue)
+
+
+def _publication(message: Message) -> Effect:
+    at = datetime.fromtimestamp(int(message.stamp) / 1e6, UTC)
+    return Effect(at=at, key=message.key, attempt=message.attempt, status=200, path=f"{AMQP}{message.queue}")
+
+
 def _effect(at: str, key: str, attempt: str, status: str, path: str) -> Effect:
     arrived = datetime.fromtimestamp(float(at), UTC)
     return Effect(at=arrived, key=key, attempt=attempt, status=int(status), path=path.strip())
 
 
 def _read_rows(path: Path) -> Sequence[Row]:
-    return [_with_instants(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    return [_with_instants(json.loads(line)) for line in _text(path).splitlines()]
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def _with_instants(row: dict[str, Any]) -> Row:

@@ -14,11 +14,13 @@ from servers.proxy import Proxy
 
 from chaos.brokers import Broker, Missed
 from chaos.cluster import LEASE_SECONDS, MEMBERS, SCHEDULERS, WORKERS, Cluster
+from chaos.post import LINKS, PostOffice
 from gnomon.embedded.postgres import EmbeddedPostgres
 
 _GAP_SECONDS = (3.0, 6.0)
 _DATABASE = ("database",)
 _BROKER = ("broker",)
+_AMQP = ("amqp-target",)
 _ON_BROKER = (*SCHEDULERS, *WORKERS)
 _HOUR = 3600
 _LONG = (LEASE_SECONDS + 1.0, LEASE_SECONDS + 6.0)
@@ -42,11 +44,18 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What can be broken."""
+    """What can be broken. Without a `post_office` there are no AMQP jobs, and no fault in `ON_AMQP`."""
 
     cluster: Cluster
     postgres: EmbeddedPostgres
     broker: Broker
+    post_office: PostOffice | None
+
+    @property
+    def amqp(self) -> PostOffice:
+        """The target of AMQP jobs."""
+        assert self.post_office is not None
+        return self.post_office
 
 
 Carried = Callable[[], None]
@@ -205,6 +214,48 @@ def _delete_queue(scene: Scene, fault: Fault) -> Carried:
     return _nothing
 
 
+def _on_amqp_link(do: Callable[..., None], *arguments: object) -> Begin:
+    def begin(scene: Scene, fault: Fault) -> Carried:
+        link = scene.amqp.links[fault.victim]
+        do(link, *arguments)
+        return link.heal
+
+    return begin
+
+
+def _restart_amqp(scene: Scene, fault: Fault) -> Carried:
+    scene.amqp.post.kill()
+    return scene.amqp.post.start
+
+
+def _freeze_amqp(scene: Scene, fault: Fault) -> Carried:
+    scene.amqp.post.freeze()
+    return scene.amqp.post.thaw
+
+
+def _fill_amqp(scene: Scene, fault: Fault) -> Carried:
+    scene.amqp.post.fill(disk=fault.choice < 0.5)
+    return scene.amqp.post.empty
+
+
+def _close_amqp(scene: Scene, fault: Fault) -> Carried:
+    scene.amqp.post.close_connections()
+    return _nothing
+
+
+def _refuse_amqp(scene: Scene, fault: Fault) -> Carried:
+    scene.amqp.post.refuse()
+    return scene.amqp.post.restore
+
+
+def _unroute_amqp(scene: Scene, fault: Fault) -> Carried:
+    if fault.choice < 0.5:
+        scene.amqp.post.lose_exchange()
+    else:
+        scene.amqp.post.lose_queue()
+    return scene.amqp.post.restore
+
+
 _AT_ONCE = (0.0, 0.0)
 # Of a statement each, or of the end of a transaction.
 _STEPS = (b"COMMIT", b"update executions", b"insert into executions", b"next_publish_at")
@@ -231,4 +282,19 @@ KINDS = {
     "broker-full": Kind(weight=1, victims=_BROKER, seconds=(1.0, 8.0), begin=_fill_broker),
     "wipe": Kind(weight=2, victims=_BROKER, seconds=_AT_ONCE, begin=_wipe_broker),
     "delete-queue": Kind(weight=1, victims=_BROKER, seconds=_AT_ONCE, begin=_delete_queue),
+    "amqp-restart": Kind(weight=2, victims=_AMQP, seconds=(0.0, 4.0), begin=_restart_amqp, slow=True),
+    "amqp-freeze": Kind(weight=1, victims=_AMQP, seconds=(1.0, 8.0), begin=_freeze_amqp),
+    "amqp-blocked": Kind(weight=1, victims=_AMQP, seconds=(1.0, 8.0), begin=_fill_amqp),
+    "amqp-closed": Kind(weight=1, victims=_AMQP, seconds=_AT_ONCE, begin=_close_amqp),
+    "amqp-nacks": Kind(weight=1, victims=_AMQP, seconds=(1.0, 4.0), begin=_refuse_amqp),
+    "amqp-unroutable": Kind(weight=2, victims=_AMQP, seconds=(0.5, 3.0), begin=_unroute_amqp),
+    "amqp-partition": Kind(weight=1, victims=LINKS, seconds=(1.0, 12.0), begin=_on_amqp_link(Proxy.stall)),
+    "amqp-half-open": Kind(weight=1, victims=LINKS, seconds=(1.0, 12.0), begin=_on_amqp_link(Proxy.half_open)),
+    "amqp-cut": Kind(weight=1, victims=LINKS, seconds=_AT_ONCE, begin=_on_amqp_link(Proxy.cut)),
+    "amqp-refuse": Kind(weight=1, victims=LINKS, seconds=(0.5, 5.0), begin=_on_amqp_link(Proxy.refuse)),
+    "amqp-latency": Kind(weight=1, victims=LINKS, seconds=(2.0, 8.0), begin=_on_amqp_link(Proxy.delay, 0.1)),
+    "amqp-lost-confirm": Kind(
+        weight=3, victims=LINKS, seconds=(1.0, 4.0), begin=_on_amqp_link(Proxy.lose_reply, b"Idempotency-Key")
+    ),
 }
+ON_AMQP = frozenset(name for name in KINDS if name.startswith("amqp-"))

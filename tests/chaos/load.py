@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.api import Api
+from chaos.post import PostOffice
 
 Document = Mapping[str, Any]
 
@@ -19,17 +20,34 @@ _PATIENT = 40
 # How often which action is taken.
 _ACTIONS = {"tag": 3, "reschedule": 3, "delete": 2, "pause": 3, "resume": 3, "run": 4, "cancel": 3, "backfill": 1}
 
+_SHARE_OF_MESSAGES = 0.6  # of jobs that would call a path that is always well
 _PATHS = ("ok", "ok", "ok", "ok", "slow/0.5", "slow/1.5", "flaky/503/1", "flaky/500/2", "reset/1")
 _OVERLAPS = ("skip", "allow", "queue")
 _MISFIRES = ("run_once", "run_all", "skip")
 
 
+class Targets:
+    """What jobs call: the sink, and where there is one, the post office."""
+
+    def __init__(self, sink_url: str, post_office: PostOffice | None) -> None:
+        self._sink_url = sink_url
+        self._post_office = post_office
+
+    def draw(self, rng: random.Random, path: str | None) -> Document:
+        """The part of a job that says what it calls: the sink at `path`, or anything when that is None."""
+        path = path or rng.choice(_PATHS)
+        is_message, choice = rng.random() < _SHARE_OF_MESSAGES, rng.random()
+        if is_message and path == "ok" and self._post_office is not None:
+            return {"type": "AMQP", "amqp_job": self._post_office.message(choice)}
+        return {"type": "HTTP", "http_job": {"url": f"{self._sink_url}/{path}", "method": "POST", "body": "{}"}}
+
+
 class Load:
     """Makes the standing jobs, then one-offs all the time, and acts on the jobs that are there to be acted on."""
 
-    def __init__(self, api: Api, sink_url: str, seed: int, folder: Path) -> None:
+    def __init__(self, api: Api, targets: Targets, seed: int, folder: Path) -> None:
         self._api = api
-        self._sink_url = sink_url
+        self._targets = targets
         self._folder = folder
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -127,12 +145,9 @@ class Load:
 
     def _with_target(self, document: Document, rng: random.Random) -> Document:
         delivery = rng.choice(("at_least_once", "at_least_once", "at_most_once"))
-        path = document.get("path") or rng.choice(_PATHS)
-        target = {"url": f"{self._sink_url}/{path}", "method": "POST", "body": "{}"}
         given = {key: value for key, value in document.items() if key != "path"}
         return {
-            "type": "HTTP",
-            "http_job": target,
+            **self._targets.draw(rng, document.get("path")),
             "retry": _RETRY,
             "timeout_seconds": 5,
             "delivery": delivery,

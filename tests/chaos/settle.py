@@ -13,6 +13,7 @@ from psycopg2.extensions import connection as Session
 
 from chaos.api import Api
 from chaos.cluster import WORKERS
+from chaos.post import PostOffice
 
 _CATCH_UP_SECONDS = 60
 _SETTLE_SECONDS = 180
@@ -23,7 +24,7 @@ _GOING = "select id from jobs where deleted_at is null and (status = 'RUNNING' o
 _UNFINISHED = "select 1 from executions where state in ('WAITING', 'PENDING', 'RUNNING') limit 1"
 
 
-def settle(database_url: str, api: Api) -> Sequence[str]:
+def settle(database_url: str, api: Api, post_office: PostOffice | None) -> Sequence[str]:
     """Returns when nothing is unfinished, or it took too long. Names what does not go on though all is mended."""
     mended_at = datetime.now(UTC)
     with closing(psycopg2.connect(database_url)) as session:
@@ -37,6 +38,8 @@ def settle(database_url: str, api: Api) -> Sequence[str]:
         wait_for(lambda: _pause_all(api, rows(_GOING)), _CATCH_UP_SECONDS)
         stuck += [f"pause-of-job:{job_id}" for (job_id,) in rows(_GOING)]
         wait_for(lambda: not rows(_UNFINISHED), _SETTLE_SECONDS)
+        if post_office is not None and not wait_for(post_office.post.drained, _CATCH_UP_SECONDS):
+            stuck.append("witness-of-messages")
     return stuck
 
 

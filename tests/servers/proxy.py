@@ -65,7 +65,7 @@ class Proxy:
         self.port = 0
 
     @classmethod
-    def before(cls, url: str) -> "Proxy":
+    def before(cls, url: str) -> Self:
         """A link to the server that a URL names."""
         address = urlsplit(url)
         assert address.hostname
@@ -121,6 +121,10 @@ class Proxy:
     def connections(self) -> int:
         """How many there are now."""
         return len(self._connections)
+
+    def rewritten(self, data: bytes, direction: Direction) -> tuple[bytes, bytes]:
+        """What passes of what one end of a connection has sent, and what is kept until more of it has come."""
+        return data, b""
 
     def _do(self, change: Callable[..., None], *arguments: object) -> None:
         done = threading.Event()
@@ -203,6 +207,7 @@ class Proxy:
     async def _pump(
         self, connection: _Connection, source: asyncio.StreamReader, sink: asyncio.StreamWriter, direction: Direction
     ) -> None:
+        kept = b""
         while data := await source.read(CHUNK):
             if self._delay:
                 await asyncio.sleep(self._delay)
@@ -213,6 +218,7 @@ class Proxy:
                 self.lost_replies += 1
                 connection.reset()
                 return
+            data, kept = self.rewritten(kept + data, direction)
             sink.write(data)
             await sink.drain()
         if sink.can_write_eof():

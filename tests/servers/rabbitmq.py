@@ -193,6 +193,15 @@ class RabbitMQ(Server):
         return True
 
 
+def is_installed() -> bool:
+    """Whether this machine has what it takes to start one."""
+    try:
+        _find_server()
+    except ConfigurationError:
+        return False
+    return True
+
+
 def _find_server() -> Path:
     """The plain start script: what PATH has on Debian is a wrapper that changes user."""
     for place in _PLACES:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from chaos.checker import DOUBLED, EARLY, LOST, STUCK, TWICE, check
-from chaos.evidence import Effect, Evidence, Row, read_effects
+from chaos.evidence import Effect, Evidence, Row, publications, read_effects, read_messages
 from chaos.recovery import Episode, Recovery, percentile, recoveries
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -28,6 +28,8 @@ def execution(number: int, **changes: Any) -> Row:
         "trigger": "SCHEDULE",
         "scheduled_at": at(number),
         "state": "SUCCEEDED",
+        "attempt": 1,
+        "error_code": None,
         "first_started_at": at(number) + timedelta(seconds=0.1),
         "skipped_count": 0,
         "skipped_until": None,
@@ -252,6 +254,65 @@ def test_effect_before_its_moment_is_early() -> None:
 def test_last_line_of_the_sink_counts_only_when_it_was_written_to_its_end() -> None:
     log = "1772366400.250000\tkey-1\t1\t200\t/ok\n1772366401.0"
     assert [found.key for found in read_effects(log)] == ["key-1"]
+
+
+def delivery(number: int, *, stamp: int, attempt: str = "1", redelivered: str = "0") -> str:
+    """A line of the witness."""
+    return f"1772366400.5\t{stamp:017}\texecution-{number}\t{attempt}\t{redelivered}\trouted\n"
+
+
+MESSAGES = {"definition": {"type": "AMQP"}}
+
+
+def published(*lines: str) -> list[Effect]:
+    return list(publications(read_messages("".join(lines))))
+
+
+def stamp_of(number: int) -> int:
+    return int((at(number) + timedelta(seconds=0.1)).timestamp() * 1e6)
+
+
+def test_message_that_was_delivered_again_was_published_once() -> None:
+    lines = [delivery(number, stamp=stamp_of(number)) for number in (1, 2, 3, 4)]
+    again = delivery(2, stamp=stamp_of(2), redelivered="1")
+    forgotten = delivery(2, stamp=stamp_of(2))  # as a broker does that was killed
+    strict = {"type": "AMQP", "delivery": "at_most_once"}
+    assert kinds(books(definition=strict, effects=published(*lines, again, forgotten))) == []
+
+
+def test_attempt_that_was_published_twice_is_a_duplicate_and_a_violation_where_one_is_allowed() -> None:
+    lines = [delivery(number, stamp=stamp_of(number)) for number in (1, 2, 3, 4)]
+    again = delivery(2, stamp=stamp_of(2) + 1)
+    assert kinds(books(**MESSAGES, effects=published(*lines, again))) == [DOUBLED]
+    strict = {"type": "AMQP", "delivery": "at_most_once"}
+    assert kinds(books(definition=strict, effects=published(*lines, again))) == [TWICE, DOUBLED]
+
+
+def test_success_of_an_attempt_whose_message_never_came_is_lost() -> None:
+    lines = [delivery(number, stamp=stamp_of(number)) for number in (1, 2, 3, 4)]
+    retried = execution(4, attempt=2)
+    rows = [execution(number) for number in (1, 2, 3)]
+    assert kinds(books(*rows, retried, **MESSAGES, effects=published(*lines))) == [LOST]
+    second = delivery(4, stamp=stamp_of(4) + 9, attempt="2")
+    assert kinds(books(*rows, retried, **MESSAGES, effects=published(*lines, second))) == []
+
+
+def test_message_of_an_attempt_that_was_unroutable_is_reported() -> None:
+    lines = [delivery(number, stamp=stamp_of(number)) for number in (1, 2, 3, 4)]
+    rows = [execution(number) for number in (1, 2, 3)]
+    failed = execution(4, state="FAILED", error_code="unroutable")
+    assert kinds(books(*rows, failed, **MESSAGES, effects=published(*lines[:3]))) == []
+    assert kinds(books(*rows, failed, **MESSAGES, effects=published(*lines))) == [DOUBLED]
+
+
+def test_message_before_its_moment_is_early() -> None:
+    lines = [delivery(number, stamp=stamp_of(number)) for number in (1, 2, 3)]
+    sooner = delivery(4, stamp=stamp_of(4) - 200_000)
+    assert kinds(books(**MESSAGES, effects=published(*lines, sooner))) == [EARLY]
+
+
+def test_last_line_of_the_witness_counts_only_when_it_was_written_to_its_end() -> None:
+    assert [message.key for message in read_messages(delivery(1, stamp=7) + "1772366400.5\t00")] == ["execution-1"]
 
 
 def episode(begun: float, ended: float, victim: str = "database") -> Episode:

@@ -1,13 +1,15 @@
 """The proxy that tests break links with does what it says."""
 
 import contextlib
+import re
 import socket
 import socketserver
 import threading
 from collections.abc import Iterator
 
 import pytest
-from servers.proxy import Proxy
+from chaos.stamp import BLANK, StampingProxy
+from servers.proxy import Direction, Proxy
 from support.cluster import wait_until
 
 
@@ -23,13 +25,19 @@ class _Server(socketserver.ThreadingTCPServer):
 
 
 @pytest.fixture
-def link() -> Iterator[Proxy]:
-    """A link to a server that answers each line in capitals."""
-    with _Server(("127.0.0.1", 0), _Echo) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        with Proxy(*server.server_address) as proxy:
-            yield proxy
-        server.shutdown()
+def server() -> Iterator[_Server]:
+    """Answers each line in capitals."""
+    with _Server(("127.0.0.1", 0), _Echo) as started:
+        threading.Thread(target=started.serve_forever, args=(0.02,), daemon=True).start()
+        yield started
+        started.shutdown()
+
+
+@pytest.fixture
+def link(server: _Server) -> Iterator[Proxy]:
+    """A link to that server."""
+    with Proxy(*server.server_address) as proxy:
+        yield proxy
 
 
 def connect(link: Proxy) -> socket.socket:
@@ -118,3 +126,26 @@ def test_connections_of_clients_that_left_are_forgotten(link: Proxy) -> None:
         asked(client, b"hello\n")
         assert link.connections == 1
     wait_until("it is forgotten", lambda: link.connections == 0, seconds=5)
+
+
+@pytest.fixture
+def stamping(server: _Server) -> Iterator[StampingProxy]:
+    """A link to that server which fills in blanks."""
+    with StampingProxy(*server.server_address) as proxy:
+        yield proxy
+
+
+def test_each_message_that_passes_a_stamping_link_gets_a_number_of_its_own(stamping: StampingProxy) -> None:
+    with connect(stamping) as client:
+        answer = asked(client, b"a " + BLANK + b" b " + BLANK + b" c\n")
+    found = re.fullmatch(rb"A (\d{17}) B (\d{17}) C\n", answer)
+    assert found
+    assert int(found[1]) < int(found[2])
+
+
+def test_blank_that_comes_in_two_pieces_is_filled_in_as_well(stamping: StampingProxy) -> None:
+    first, rest = stamping.rewritten(b"a " + BLANK[:5], Direction.REQUEST)
+    assert (first, rest) == (b"a ", BLANK[:5])
+    second, rest = stamping.rewritten(rest + BLANK[5:] + b" b", Direction.REQUEST)
+    assert re.fullmatch(rb"\d{17} b", second)
+    assert rest == b""
