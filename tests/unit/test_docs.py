@@ -11,7 +11,7 @@ from gnomon.job.document import read_definition, write_definition
 from gnomon.job.model import State
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 DEFAULTS = write_definition(
     read_definition(

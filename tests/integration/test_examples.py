@@ -1,0 +1,136 @@
+"""The programs in examples/, run as examples/README.md prints them."""
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+from support.cluster import wait_until
+from support.up import ROOT, Up
+
+from gnomon.embedded.ports import free_port
+
+EXAMPLES = ROOT / "examples"
+README = (EXAMPLES / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.strip().splitlines()]
+
+
+def command_of(name: str) -> str:
+    """The line of the README that runs this example; with this interpreter, which need not be in .venv."""
+    (command,) = [line for line in COMMANDS if f"examples/{name}" in line]
+    return command.replace(".venv/bin/python", sys.executable)
+
+
+class Program:
+    """A command that goes on until it is interrupted."""
+
+    def __init__(self, name: str, environment: Mapping[str, str], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                ["sh", "-c", f"exec {command_of(name)}"],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def text(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, text: str) -> None:
+        """Until it says so."""
+        wait_until(f"{text!r}:\n{self.text}", lambda: text in self.text or self._process.poll() is not None, seconds=60)
+        assert text in self.text
+
+    def interrupt(self) -> int:
+        """Ctrl-C, and the exit code."""
+        self._process.send_signal(signal.SIGINT)
+        return self._process.wait(20)
+
+
+@contextmanager
+def running(name: str, environment: Mapping[str, str], folder: Path) -> Iterator[Program]:
+    program = Program(name, environment, folder / f"{name}.log")
+    try:
+        yield program
+        assert program.interrupt() == 0, program.text
+    finally:
+        program._process.kill()
+        program._process.wait()
+
+
+def run(name: str, environment: Mapping[str, str]) -> str:
+    """What an example says that ends by itself."""
+    command = ["sh", "-c", command_of(name)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Up]:
+    started = Up().wait_ready()
+    yield started
+    started.stop(signal.SIGTERM)
+
+
+@pytest.fixture
+def environment(up: Up, tmp_path: Path) -> Mapping[str, str]:
+    return {
+        **os.environ,
+        "GNOMON": up.url,
+        "RECEIVER": f"http://127.0.0.1:{free_port()}",
+        "DONE": str(tmp_path / "done.db"),
+    }
+
+
+def done_in(folder: Path) -> list[str]:
+    """The executions that were worked on."""
+    with sqlite3.connect(folder / "done.db") as database:
+        found = [execution for (execution,) in database.execute("select execution from done")]
+    database.close()
+    return found
+
+
+def test_http_job_calls_a_receiver_that_drops_repeats(environment: Mapping[str, str], tmp_path: Path) -> None:
+    with running("http_receiver.py", environment, tmp_path) as receiver:
+        receiver.wait_for("listening on")
+        said = run("http_job.sh", environment)
+        receiver.wait_for('working on {"report": "daily"} for execution')
+        wait_until("it has worked twice", lambda: len(done_in(tmp_path)) >= 2)
+        (again, *_) = done_in(tmp_path)
+        headers = {"Idempotency-Key": again, "X-Scheduler-Attempt": "2"}
+        assert requests.post(environment["RECEIVER"], data="{}", headers=headers, timeout=10).status_code == 204
+    assert f"execution {again} has been worked on: attempt 2 is a repeat" in receiver.text
+    assert '"state":"SUCCEEDED"' in said.replace(" ", "")
+    requests.delete(f"{environment['GNOMON']}/v1/jobs/name:report", timeout=10).raise_for_status()
+
+
+def test_amqp_job_publishes_for_a_consumer(environment: Mapping[str, str], rabbitmq_url: str, tmp_path: Path) -> None:
+    environment = {**environment, "BROKER": rabbitmq_url}
+    with running("amqp_consumer.py", environment, tmp_path) as consumer:
+        consumer.wait_for("waiting for messages")
+        said = run("amqp_job.py", environment)
+        consumer.wait_for('working on {"order": 4711} for execution')
+    found = re.search(r"execution (\S+): SUCCEEDED", said)
+    assert found
+    assert found[1] in done_in(tmp_path)
+    assert ":***@" in said
+    requests.delete(f"{environment['GNOMON']}/v1/jobs/name:orders", timeout=10).raise_for_status()
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".sh")))
+def test_example_is_in_the_readme_and_in_a_test(example: str) -> None:
+    assert command_of(example)
+    tests = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert any(example in text for text in tests)
