@@ -1,11 +1,13 @@
 """What is particular to the stores on Redis: scripts, indices, limits, and what a server may do to them."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import random
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +32,7 @@ from gnomon.scheduler.dispatch import plan_batch
 from gnomon.storage.redis import dispatch
 from gnomon.storage.redis.client import check_server, connect, durability_warnings, passing_reason
 from gnomon.storage.redis.database import RedisDatabase
+from gnomon.storage.redis.dispatch import RedisDispatchStore
 from gnomon.storage.redis.waker import RedisWaker
 
 HOUR = timedelta(hours=1)
@@ -212,6 +215,25 @@ def test_long_outage_is_worked_off_in_parts_and_no_moment_is_lost(
         assert len(made_up) == (30 + 10 if one is behind else 30)
 
 
+def test_scheduler_that_serves_some_names_leaves_the_others_alone(redis_world: RedisWorld) -> None:
+    served = [redis_world.create(name=f"mine-{number}", interval_seconds=600 + number) for number in range(5)]
+    other = redis_world.create(name="other", interval_seconds=600)
+    names = [str(job.name) for job in served] + ["nobody-s"]
+    mine = RedisDispatchStore(redis_world.database, names=lambda: names)
+    assert mine.horizon().at == served[0].next_run
+    redis_world.advance(timedelta(seconds=650))
+    (ids,) = mine.dispatch(plan_batch, limit=3).published.values()
+    assert {redis_world.history.get(each).job_id for each in ids} == {job.id for job in served[:3]}
+    made = redis_world.service.run_now(str(other.id)).execution.id
+    asked = redis_world.service.run_now(str(served[4].id)).execution.id
+    assert [i for part in mine.republish(limit=10).values() for i in part] == [asked]
+    redis_world.dispatched()
+    assert mine.horizon().at != redis_world.dispatch.horizon().at
+    assert [i for part in redis_world.dispatch.republish(limit=10).values() for i in part] == [made]
+    nobody = RedisDispatchStore(redis_world.database, names=list)
+    assert (nobody.horizon().at, nobody.dispatch(plan_batch, limit=10).jobs, nobody.republish(limit=9)) == (None, 0, {})
+
+
 def test_deletion_of_very_much_is_finished_by_whoever_comes_next(
     redis_world: RedisWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,12 +310,21 @@ def test_namespaces_see_nothing_of_each_other(redis_world: RedisWorld, redis_url
     other.close()
 
 
+def port_with_bus() -> int:
+    """The nodes of a cluster talk on a port that lies 10,000 higher."""
+    while True:
+        port = free_port()
+        with socket.socket() as bus, contextlib.suppress(OSError, OverflowError):
+            bus.bind(("127.0.0.1", port + 10_000))
+            return port
+
+
 def test_all_keys_are_in_one_slot_of_a_cluster(tmp_path: Path) -> None:
-    server = EmbeddedValkey(tmp_path / "cluster", settings={"cluster-enabled": "yes", "cluster-port": str(free_port())})
+    server = EmbeddedValkey(tmp_path / "cluster", port=port_with_bus(), settings={"cluster-enabled": "yes"})
     server.start()
     try:
         client = connect(server.url)
-        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
         wait_until("the cluster is complete", lambda: "cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
         world = RedisWorld(server.url)
         world.database.open()
@@ -574,7 +605,7 @@ def test_wait_survives_the_loss_of_its_connection(redis_world: RedisWorld, waker
 # Commands that Redis 6.2 has.
 KNOWN = """
     TIME GET HMGET HGET HGETALL HSET HDEL HEXISTS HINCRBY EXISTS DEL RPUSH LTRIM LRANGE ZADD ZREM ZRANGE ZRANGEBYSCORE
-    ZREVRANGEBYSCORE ZREVRANGEBYLEX ZRANGEBYLEX ZCARD ZCOUNT SADD SREM SRANDMEMBER PUBLISH PEXPIRE SET SETNX
+    ZREVRANGEBYSCORE ZREVRANGEBYLEX ZRANGEBYLEX ZCARD ZSCORE ZCOUNT SADD SREM SRANDMEMBER PUBLISH PEXPIRE SET SETNX
 """
 
 

@@ -122,6 +122,7 @@ class RedisWorld:
             order = {"WAITING": 0.0, "PENDING": 1.0, "RUNNING": 2.0}
             compare(f"open:{job_id}", {i: order[row["state"]] for i, row in mine.items() if row["state"] in order})
             compare(f"history:{job_id}", set(mine))
+            compare(f"publish:{job_id}", {i: float(rows[i]["next_publish_at"]) for i in pending & mine.keys()})
             compare(f"finished:{job_id}", {i for i, row in mine.items() if row["state"] in final})
             active = [i for i, r in mine.items() if r["state"] in ("PENDING", "RUNNING") and r["overlap"] != "allow"]
             if active != [job[name] for name in ("exclusive",) if name in job]:

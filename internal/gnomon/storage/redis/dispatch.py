@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -65,15 +65,19 @@ class RedisDispatchStore:
 
     Schedulers may plan the same jobs at the same time; each job is booked by the one that comes first, and the others
     leave it alone. So several of them make sure that one is there, and not that more is done.
+
+    With `names`, asked at each call, only jobs of these names are dispatched and published: for a process that can't
+    hand the others to anybody. What was lost is rescued whatever its name. The work of a call grows with their number.
     """
 
-    def __init__(self, database: RedisDatabase) -> None:
+    def __init__(self, database: RedisDatabase, *, names: Callable[[], Collection[str]] | None = None) -> None:
         self._database = database
+        self._names = names
 
     def dispatch(self, decide: PlanBatch, *, limit: int) -> Dispatched:
         """D. One script reads what is due; others book what was planned, each as much as one script may."""
         behind_limit = max(1, limit // BEHIND_SHARE)
-        now, *rows = self._database.run("due", limit=limit, behind_limit=behind_limit)
+        now, *rows = self._database.run("due", limit=limit, behind_limit=behind_limit, names=self._whose())
         due = [_read_due(*row) for row in rows]
         if not due:
             return Dispatched(jobs=0, published={}, held={}, full=False, behind=False)
@@ -93,7 +97,7 @@ class RedisDispatchStore:
         rows: list[tuple[str, UUID]] = []
         while len(rows) < limit:
             most = min(SCRIPT_ROWS, limit - len(rows))
-            part = self._database.run("republish", limit=most, seed=_seed())
+            part = self._database.run("republish", limit=most, seed=_seed(), names=self._whose())
             rows += [(queue, UUID(execution_id)) for execution_id, queue in part]
             if len(part) < most:
                 break
@@ -136,7 +140,7 @@ class RedisDispatchStore:
 
     def horizon(self) -> Horizon:
         """The wake-up time. Says in the log when the server has lost everything."""
-        now, at, was_emptied = self._database.run("horizon", format=FORMAT)
+        now, at, was_emptied = self._database.run("horizon", format=FORMAT, names=self._whose())
         if was_emptied:
             log.error(
                 "all keys that began with %s are gone: Redis restarted without its data, or was emptied. The jobs that "
@@ -144,6 +148,9 @@ class RedisDispatchStore:
                 self._database.prefix,
             )
         return Horizon(now=instant(now), at=optional_instant(at))
+
+    def _whose(self) -> Sequence[str] | None:
+        return None if self._names is None else sorted(self._names())
 
     def _book(self, bookings: Sequence[_Booking]) -> tuple[set[UUID], set[UUID]]:
         """The jobs that were booked, and the executions that were created to be published."""

@@ -145,6 +145,7 @@ end
 -- Published: its first message was sent. Repeated: so was a second one, and nobody has claimed it.
 local function place(id, e)
   call('ZADD', PREFIX .. 'publish', text(e.next_publish_at), id)
+  call('ZADD', PREFIX .. 'publish:' .. e.job_id, text(e.next_publish_at), id)
   local count = tonumber(e.publish_count)
   if count > 0 then
     call('ZADD', PREFIX .. 'published', text(e.published_at), id)
@@ -161,6 +162,7 @@ end
 local function take_out(id, e)
   if e.state == 'PENDING' then
     call('ZREM', PREFIX .. 'publish', id)
+    call('ZREM', PREFIX .. 'publish:' .. e.job_id, id)
     call('ZREM', PREFIX .. 'published', id)
     call('ZREM', PREFIX .. 'repeated:' .. e.queue, id)
   elseif e.state == 'RUNNING' then
@@ -326,6 +328,23 @@ local function end_holds(limit)
   for _, id in ipairs(call('ZRANGEBYSCORE', PREFIX .. 'held', '-inf', text(now), 'LIMIT', 0, limit)) do
     place_job(id, fields(job_key(id), JOB))
   end
+end
+
+-- The living jobs of A.names, where a process serves only these: nil where it serves all.
+local function served_jobs()
+  if not A.names then
+    return nil
+  end
+  local ids = {}
+  for start = 1, #A.names, 1000 do
+    local part = call('HMGET', PREFIX .. 'names', unpack(A.names, start, math.min(start + 999, #A.names)))
+    for _, id in ipairs(part) do
+      if id then
+        ids[#ids + 1] = id
+      end
+    end
+  end
+  return ids
 end
 
 local function job_member(id, created_at)

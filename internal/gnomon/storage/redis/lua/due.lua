@@ -16,7 +16,33 @@ local function add(ids, is_behind)
     reply[#reply + 1] = {id, is_behind, row}
   end
 end
-local old = text(now - 60000000)
-add(call('ZRANGEBYSCORE', PREFIX .. 'due', '(' .. old, text(now), 'LIMIT', 0, A.limit), 0)
-add(call('ZRANGEBYSCORE', PREFIX .. 'due', '-inf', old, 'LIMIT', 0, A.behind_limit), 1)
+local old = now - 60000000
+
+local function earliest(low, high, limit, served)
+  if not served then
+    return call('ZRANGEBYSCORE', PREFIX .. 'due', low, high, 'LIMIT', 0, limit)
+  end
+  table.sort(served, function(one, other)
+    return one.next_run < other.next_run
+  end)
+  local ids = {}
+  for place = 1, math.min(limit, #served) do
+    ids[place] = served[place].id
+  end
+  return ids
+end
+
+local served, on_time, behind = served_jobs(), nil, nil
+if served then
+  on_time, behind = {}, {}
+  for _, id in ipairs(served) do
+    local next_run = tonumber(call('ZSCORE', PREFIX .. 'due', id) or 'inf')
+    if next_run <= now then
+      local part = next_run > old and on_time or behind
+      part[#part + 1] = {id = id, next_run = next_run}
+    end
+  end
+end
+add(earliest('(' .. text(old), text(now), A.limit, on_time), 0)
+add(earliest('-inf', text(old), A.behind_limit, behind), 1)
 return reply
