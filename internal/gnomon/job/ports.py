@@ -17,6 +17,8 @@ from gnomon.job.plan import DueJob, Plan
 
 Item = TypeVar("Item")
 
+Clock = Callable[[], datetime]  # aware, and never asked to sleep
+
 
 @dataclass(frozen=True, kw_only=True)
 class Page(Generic[Item]):

@@ -7,14 +7,14 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine, Row, Select, literal, select
 
-from gnomon.job.errors import NotFound
 from gnomon.job.ids import id_bounds
 from gnomon.job.model import Attempt, Execution, State, Trigger
 from gnomon.job.ports import ExecutionQuery, Page, Tally
+from gnomon.storage.cursors import read_cursor, write_cursor
 from gnomon.storage.postgres import statements
-from gnomon.storage.postgres.cursors import read_cursor, write_cursor
 from gnomon.storage.postgres.engine import autocommit, translated
 from gnomon.storage.postgres.tables import attempts, executions, jobs
+from gnomon.storage.refusals import no_execution, no_job
 
 
 class PostgresHistoryStore:
@@ -54,7 +54,7 @@ def read_execution(connection: Connection, execution_id: UUID) -> Execution:
     """Raises NotFound."""
     row = connection.execute(select(executions).where(executions.c.id == execution_id)).first()
     if row is None:
-        raise NotFound(f"no execution {execution_id}")
+        raise no_execution(execution_id)
     return _read_execution(row, _attempts(connection, [row.id])[row.id])
 
 
@@ -75,7 +75,7 @@ def _filtered(chosen: Select[Any], query: ExecutionQuery) -> Select[Any]:
 
 def _require_job(connection: Connection, job_id: UUID) -> None:
     if connection.execute(select(jobs.c.id).where(jobs.c.id == job_id)).first() is None:
-        raise NotFound(f"no job {job_id}")
+        raise no_job(job_id)
 
 
 def _attempts(connection: Connection, ids: Sequence[UUID]) -> defaultdict[UUID, list[Attempt]]:

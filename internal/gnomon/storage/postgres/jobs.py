@@ -10,14 +10,15 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import Text
 
-from gnomon.job.errors import NameTaken, NotFound
+from gnomon.job.errors import NotFound
 from gnomon.job.model import Action, Definition, Job, JobStatus
 from gnomon.job.ports import Event, JobChange, JobQuery, NewJob, Page
-from gnomon.storage.postgres.cursors import read_cursor, write_cursor
+from gnomon.storage.cursors import read_cursor, write_cursor
 from gnomon.storage.postgres.engine import autocommit, translated
 from gnomon.storage.postgres.rows import Unreadable, definition_columns, definition_document, read_stored_definition
 from gnomon.storage.postgres.sessions import announce, database_clock
 from gnomon.storage.postgres.tables import executions, job_events, job_revisions, jobs
+from gnomon.storage.refusals import name_taken, no_job, no_job_named
 
 # What runs finishes the attempt it is in: its row allows no other. Which rows those are is only known once they are
 # locked: a claim and a retry may be on their way.
@@ -70,12 +71,12 @@ class PostgresJobStore:
     def get(self, job_id: UUID) -> Job:
         """Raises NotFound."""
         with translated(), self._autocommit.connect() as connection:
-            return _one(connection, _select_jobs().where(jobs.c.id == job_id), f"no job {job_id}")
+            return _one(connection, _select_jobs().where(jobs.c.id == job_id), no_job(job_id))
 
     def get_by_name(self, name: str) -> Job:
         """Raises NotFound."""
         with translated(), self._autocommit.connect() as connection:
-            return _one(connection, _select_jobs().where(jobs.c.name == name), f"no job is named {name[:200]!r}")
+            return _one(connection, _select_jobs().where(jobs.c.name == name), no_job_named(name))
 
     def list(self, query: JobQuery) -> Page[Job]:
         """Newest first."""
@@ -115,8 +116,8 @@ def locked_job(connection: Connection, job_id: UUID) -> Job:
     """The job; dispatch passes over it until the transaction ends. Raises NotFound."""
     living = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.deleted_at.is_(None))
     if connection.execute(living.with_for_update(key_share=True)).first() is None:
-        raise NotFound(f"no job {job_id}")
-    return _one(connection, _select_jobs().where(jobs.c.id == job_id), f"no job {job_id}")
+        raise no_job(job_id)
+    return _one(connection, _select_jobs().where(jobs.c.id == job_id), no_job(job_id))
 
 
 def _write(connection: Connection, job: Job, change: JobChange, now: datetime) -> None:
@@ -220,10 +221,10 @@ def _read_job(row: Row[Any]) -> Job:
     )
 
 
-def _one(connection: Connection, chosen: Select[Any], missing: str) -> Job:
+def _one(connection: Connection, chosen: Select[Any], missing: NotFound) -> Job:
     row = connection.execute(chosen).first()
     if row is None:
-        raise NotFound(missing)
+        raise missing
     return _read_job(row)
 
 
@@ -246,5 +247,5 @@ def _insert_event(connection: Connection, job_id: UUID, revision: int, event: Ev
 
 def _name_taken(error: IntegrityError, name: str | None) -> Exception:
     if getattr(error.orig, "diag", None) is not None and error.orig.diag.constraint_name == "jobs_name":  # type: ignore[union-attr]
-        return NameTaken(f"another job is named {name!r}: choose another name, or change that job")
+        return name_taken(name)
     return error

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row, func, select, text
+from sqlalchemy import Connection, Engine, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
-from gnomon.job.errors import Conflict, KeyReused, NotFound, Overlapping
 from gnomon.job.ids import backfill_id, id_bounds, manual_id
 from gnomon.job.model import Execution, Job, State, Trigger
 from gnomon.job.ports import Once, Requested
@@ -19,8 +17,8 @@ from gnomon.storage.postgres.history import read_execution
 from gnomon.storage.postgres.jobs import locked_job
 from gnomon.storage.postgres.sessions import announce, database_clock
 from gnomon.storage.postgres.tables import executions, idempotency_keys, jobs
+from gnomon.storage.refusals import key_reused, no_execution, overlapping, refuse_cancel, refuse_repeat
 
-REPEATABLE = frozenset((State.FAILED, State.UNKNOWN, State.CANCELLED))
 KEPT = timedelta(hours=24)
 # Some of those that are over, with each new one: so there are never many more than a day's.
 FORGET = text("""
@@ -48,8 +46,7 @@ class PostgresRunStore:
 
         def create(job: Job) -> UUID:
             failed = read_execution(connection, execution_id)
-            if failed.state not in REPEATABLE:
-                raise Conflict(f"execution {execution_id} is {failed.state}: only what failed can be tried again")
+            refuse_repeat(failed)
             return _create(connection, job, may_wait=may_wait, repeats=failed, same_revision=same_revision)
 
         with translated(), self._engine.begin() as connection:
@@ -94,8 +91,7 @@ class PostgresRunStore:
             _lock_job_of(connection, execution_id)
             connection.execute(statements.CANCEL, {"id": execution_id})
             execution = read_execution(connection, execution_id)
-            if execution.state.final and execution.state is not State.CANCELLED:
-                raise Conflict(f"execution {execution_id} is {execution.state}: there is nothing left to cancel")
+            refuse_cancel(execution)
             return execution
 
 
@@ -129,11 +125,7 @@ def _create(
     elif may_wait:
         insert_executions(connection, [{**birth, "serial": True}], State.WAITING, trigger=trigger, slot=None)
     else:
-        active = _active(connection, job.id)
-        what = "an execution" if active is None else f"execution {active.id} ({active.state})"
-        raise Overlapping(
-            f"job {job.id} does not overlap and has {what} unfinished: wait for it, cancel it, or ask with queue=true"
-        )
+        raise overlapping(job.id, _active(connection, job.id))
     return execution_id
 
 
@@ -143,10 +135,11 @@ def _as_it_was(connection: Connection, execution: Execution) -> Birth:
     return dict(connection.execute(chosen.where(columns.id == execution.id)).one()._mapping)
 
 
-def _active(connection: Connection, job_id: UUID) -> Row[Any, Any] | None:
+def _active(connection: Connection, job_id: UUID) -> tuple[UUID, str] | None:
     unfinished = executions.c.state.in_([State.PENDING.value, State.RUNNING.value])
     chosen = select(executions.c.id, executions.c.state).where(executions.c.job_id == job_id, unfinished)
-    return connection.execute(chosen.where(executions.c.overlap != "allow")).first()
+    row = connection.execute(chosen.where(executions.c.overlap != "allow")).first()
+    return None if row is None else (row.id, row.state)
 
 
 def _booked(connection: Connection, job_id: UUID, moments: Sequence[datetime]) -> set[datetime]:
@@ -166,7 +159,7 @@ def _lock_job_of(connection: Connection, execution_id: UUID) -> None:
     its_job = select(executions.c.job_id).where(executions.c.id == execution_id).scalar_subquery()
     lock = select(jobs.c.id).where(jobs.c.id == its_job).with_for_update(key_share=True)
     if connection.execute(lock).first() is None:
-        raise NotFound(f"no execution {execution_id}")
+        raise no_execution(execution_id)
 
 
 def _known(connection: Connection, once: Once) -> UUID | None:
@@ -179,13 +172,9 @@ def _known(connection: Connection, once: Once) -> UUID | None:
     if row is None:
         return None
     if row.fingerprint != once.fingerprint:
-        raise _reused(once)
+        raise key_reused(once)
     known: UUID = row.resource_id
     return known
-
-
-def _reused(once: Once) -> KeyReused:
-    return KeyReused(f"the Idempotency-Key {once.key[:80]!r} came with another request before: use a new one")
 
 
 def _remember(connection: Connection, once: Once, resource_id: UUID) -> None:
@@ -195,4 +184,4 @@ def _remember(connection: Connection, once: Once, resource_id: UUID) -> None:
     expired = idempotency_keys.c.expires_at <= func.now()
     kept = new.on_conflict_do_update(index_elements=["principal", "key"], set_=values, where=expired)
     if connection.execute(kept.returning(idempotency_keys.c.key)).first() is None:  # a twin for another job
-        raise _reused(once)
+        raise key_reused(once)

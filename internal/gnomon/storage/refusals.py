@@ -1,0 +1,54 @@
+"""What callers of any store are told when it refuses: one wording, whatever the store."""
+
+from uuid import UUID
+
+from gnomon.job.errors import Conflict, KeyReused, NameTaken, NotFound, Overlapping
+from gnomon.job.model import Execution, State
+from gnomon.job.ports import Once
+
+REPEATABLE = frozenset((State.FAILED, State.UNKNOWN, State.CANCELLED))
+
+
+def no_job(job_id: UUID) -> NotFound:
+    """There is none, or it was deleted."""
+    return NotFound(f"no job {job_id}")
+
+
+def no_job_named(name: str) -> NotFound:
+    """There is none, or it was deleted."""
+    return NotFound(f"no job is named {name[:200]!r}")
+
+
+def no_execution(execution_id: UUID) -> NotFound:
+    """There never was one, or it is no longer kept."""
+    return NotFound(f"no execution {execution_id}")
+
+
+def name_taken(name: str | None) -> NameTaken:
+    """By another living job."""
+    return NameTaken(f"another job is named {name!r}: choose another name, or change that job")
+
+
+def key_reused(once: Once) -> KeyReused:
+    """The key belongs to another request."""
+    return KeyReused(f"the Idempotency-Key {once.key[:80]!r} came with another request before: use a new one")
+
+
+def overlapping(job_id: UUID, active: tuple[UUID, str] | None) -> Overlapping:
+    """`active`: the id and state of the execution that is in the way, where it is known."""
+    what = "an execution" if active is None else f"execution {active[0]} ({active[1]})"
+    return Overlapping(
+        f"job {job_id} does not overlap and has {what} unfinished: wait for it, cancel it, or ask with queue=true"
+    )
+
+
+def refuse_repeat(execution: Execution) -> None:
+    """Raises Conflict for an execution that did not fail."""
+    if execution.state not in REPEATABLE:
+        raise Conflict(f"execution {execution.id} is {execution.state}: only what failed can be tried again")
+
+
+def refuse_cancel(execution: Execution) -> None:
+    """Raises Conflict for an execution that ended otherwise than cancelled."""
+    if execution.state.final and execution.state is not State.CANCELLED:
+        raise Conflict(f"execution {execution.id} is {execution.state}: there is nothing left to cancel")
