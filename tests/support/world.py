@@ -8,7 +8,15 @@ from uuid import UUID, uuid4
 from sqlalchemy import Row, text
 
 from gnomon.job.model import Execution, Job, State
-from gnomon.job.ports import Claimed, ExecutionQuery, Record, Token
+from gnomon.job.ports import (
+    Claimed,
+    DispatchStore,
+    ExecutionQuery,
+    ExecutionStore,
+    HistoryStore,
+    Record,
+    Token,
+)
 from gnomon.job.service import JobService
 from gnomon.scheduler.dispatch import plan_batch
 from gnomon.storage.postgres.dispatch import PostgresDispatchStore
@@ -23,7 +31,42 @@ LEASE = timedelta(seconds=30)
 HTTP_JOB = {"url": "http://127.0.0.1:9/hook", "method": "POST", "body": "{}"}
 
 
-class World:
+class Scene:
+    """The ports of one store, and short ways to use them."""
+
+    service: JobService
+    dispatch: DispatchStore
+    executions: ExecutionStore
+    history: HistoryStore
+
+    def worker(self, name: str) -> ExecutionStore:
+        raise NotImplementedError
+
+    def create(self, **document: Any) -> Job:
+        given = {"type": "HTTP", "http_job": HTTP_JOB, **document}
+        if not {"cron_schedule", "execute_at", "delay_seconds"} & given.keys():
+            given.setdefault("interval_seconds", 3600)
+        return self.service.create(given)
+
+    def dispatched(self, *, limit: int = 1000) -> list[UUID]:
+        """One dispatch; the ids it published."""
+        done = self.dispatch.dispatch(plan_batch, limit=limit)
+        return [execution_id for ids in done.published.values() for execution_id in ids]
+
+    def claim(
+        self, ids: Iterable[UUID], *, lease: timedelta = LEASE, delivery: UUID | None = None
+    ) -> Sequence[Claimed]:
+        return self.executions.claim(list(ids), delivery=delivery or uuid4(), lease=lease)
+
+    def history_of(self, job: Job) -> list[Execution]:
+        return list(self.history.list(job.id, ExecutionQuery(limit=500)).items)
+
+    def states_of(self, job: Job) -> list[str]:
+        """Oldest first."""
+        return [execution.state.value for execution in reversed(self.history_of(job))]
+
+
+class World(Scene):
     """One database seen through every store."""
 
     def __init__(self, database_url: str) -> None:
@@ -34,20 +77,17 @@ class World:
         self.instances = PostgresInstanceStore(self.engine)
         self.catalog = PostgresCatalog(self.engine)
         self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history)
-        self.dispatch = PostgresDispatchStore(self.engine, instance=uuid4())
+        self.dispatch = self.scheduler()
         self.executions = self.worker("worker-1")
 
     def worker(self, name: str) -> PostgresExecutionStore:
         return PostgresExecutionStore(self.engine, instance=uuid4(), worker=name)
 
+    def scheduler(self) -> PostgresDispatchStore:
+        return PostgresDispatchStore(self.engine, instance=uuid4())
+
     def close(self) -> None:
         self.engine.dispose()
-
-    def create(self, **document: Any) -> Job:
-        given = {"type": "HTTP", "http_job": HTTP_JOB, **document}
-        if not {"cron_schedule", "execute_at", "delay_seconds"} & given.keys():
-            given.setdefault("interval_seconds", 3600)
-        return self.service.create(given)
 
     def make_due(self, *jobs: Job, ago: float = 0.0) -> datetime:
         """Moves the moments of interval jobs so that one fell due `ago` seconds ago, the next an interval later."""
@@ -71,23 +111,6 @@ class World:
         job = self.create(**document)
         self.make_due(job)
         return job
-
-    def dispatched(self, *, limit: int = 1000) -> list[UUID]:
-        """One dispatch; the ids it published."""
-        done = self.dispatch.dispatch(plan_batch, limit=limit)
-        return [execution_id for ids in done.published.values() for execution_id in ids]
-
-    def claim(
-        self, ids: Iterable[UUID], *, lease: timedelta = LEASE, delivery: UUID | None = None
-    ) -> Sequence[Claimed]:
-        return self.executions.claim(list(ids), delivery=delivery or uuid4(), lease=lease)
-
-    def history_of(self, job: Job) -> list[Execution]:
-        return list(self.history.list(job.id, ExecutionQuery(limit=500)).items)
-
-    def states_of(self, job: Job) -> list[str]:
-        """Oldest first."""
-        return [execution.state.value for execution in reversed(self.history_of(job))]
 
     def sql(self, statement: str, **parameters: Any) -> list[Row[Any]]:
         with self.engine.begin() as connection:
