@@ -236,3 +236,29 @@ def test_horizon_is_the_earliest_of_next_run_the_end_of_a_pause_and_next_publish
     ahead = world.dispatch.horizon()
     assert ahead.at is not None
     assert timedelta(seconds=10) < ahead.at - ahead.now <= timedelta(seconds=15)
+
+
+def test_scheduler_for_some_names_leaves_other_jobs_to_others(world: TimedScene) -> None:
+    names = {"mine"}
+    mine = world.create(name="mine", interval_seconds=86_400)
+    other = world.create(name="other", interval_seconds=86_400)
+    unnamed = world.create(interval_seconds=86_400)
+    store = world.scheduler(names=lambda: names)
+    assert store.horizon().at == mine.next_run
+    world.make_due(mine, other, unnamed)
+    done = store.dispatch(plan_batch, limit=10)
+    ((first,),) = done.published.values()
+    assert (done.jobs, world.history.get(first).job_id) == (1, mine.id)
+    assert store.dispatch(plan_batch, limit=10).jobs == 0
+    assert (world.states_of(other), world.states_of(unnamed)) == ([], [])
+    world.dispatched()
+    world.advance(timedelta(minutes=1))
+    assert store.republish(limit=10) == {"io": [first]}
+    ahead = store.horizon()
+    assert ahead.at is not None
+    assert ahead.at > ahead.now  # what others have to publish is none of its business
+    names.add("other")
+    assert len(store.republish(limit=10)["io"]) == 1
+    world.service.delete("name:other")
+    names.clear()
+    assert store.horizon().at is None

@@ -4,7 +4,7 @@ STORES is the table that tests/conformance runs through: a store is one line of 
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -22,6 +22,7 @@ from gnomon.storage.postgres.dispatch import PostgresDispatchStore
 from gnomon.storage.postgres.executions import PostgresExecutionStore
 from support.world import Scene, World
 
+Names = Callable[[], Collection[str]] | None
 START = datetime(2030, 1, 7, 12, tzinfo=UTC)
 TICK = timedelta(milliseconds=1)
 
@@ -36,8 +37,8 @@ class TimedScene(Scene):
     def close(self) -> None:
         """Gives back what the store holds."""
 
-    def scheduler(self) -> DispatchStore:
-        """That of another process."""
+    def scheduler(self, *, names: Names = None) -> DispatchStore:
+        """That of another process, for jobs of these names only, if there are any."""
         raise NotImplementedError
 
     def now(self) -> datetime:
@@ -73,8 +74,8 @@ class MemoryScene(TimedScene):
     def worker(self, name: str) -> MemoryExecutionStore:
         return MemoryExecutionStore(self.memory, worker=name)
 
-    def scheduler(self) -> MemoryDispatchStore:
-        return MemoryDispatchStore(self.memory)
+    def scheduler(self, *, names: Names = None) -> MemoryDispatchStore:
+        return MemoryDispatchStore(self.memory, names=names)
 
 
 class PostgresScene(TimedScene):
@@ -97,8 +98,8 @@ class PostgresScene(TimedScene):
     def worker(self, name: str) -> PostgresExecutionStore:
         return self._world.worker(name)
 
-    def scheduler(self) -> PostgresDispatchStore:
-        return self._world.scheduler()
+    def scheduler(self, *, names: Names = None) -> PostgresDispatchStore:
+        return self._world.scheduler(names=names)
 
 
 def make_clock(database_url: str) -> None:

@@ -1,6 +1,6 @@
 """All stores over one real database, and short ways to set a scene in it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -83,8 +83,8 @@ class World(Scene):
     def worker(self, name: str) -> PostgresExecutionStore:
         return PostgresExecutionStore(self.engine, instance=uuid4(), worker=name)
 
-    def scheduler(self) -> PostgresDispatchStore:
-        return PostgresDispatchStore(self.engine, instance=uuid4())
+    def scheduler(self, *, names: Callable[[], Collection[str]] | None = None) -> PostgresDispatchStore:
+        return PostgresDispatchStore(self.engine, instance=uuid4(), names=names)
 
     def close(self) -> None:
         self.engine.dispose()

@@ -76,6 +76,7 @@ class TestHistory:
         job = world.create(overlap="allow")
         asked = world.service.run_now(str(job.id), key="click").execution
         world.executions.record([record(one) for one in world.claim([asked.id])])
+        world.advance(timedelta(seconds=1))
         finished(world, str(job.id))
         with pytest.raises(NotFound, match=str(asked.id)):
             world.service.run_now(str(job.id), key="click")

@@ -1,7 +1,9 @@
 """Which keys have their moment next."""
 
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable
 from datetime import datetime
+from itertools import islice
 from uuid import UUID
 
 _LAST = UUID(int=(1 << 128) - 1)
@@ -23,16 +25,24 @@ class Agenda:
             self._moments[key] = moment
             insort(self._order, (moment, key))
 
-    def earliest(self) -> datetime | None:
-        """The first moment of all."""
-        return self._order[0][0] if self._order else None
+    def earliest(self, accept: Callable[[UUID], bool] = lambda _: True) -> datetime | None:
+        """The first moment of all keys that are accepted."""
+        return next((moment for moment, key in self._order if accept(key)), None)
 
     def later_than(self, moment: datetime) -> list[UUID]:
         """The keys whose moments are still ahead at `moment`, in order."""
         return [key for _, key in self._order[bisect_right(self._order, (moment, _LAST)) :]]
 
-    def up_to(self, moment: datetime, *, after: datetime | None = None, limit: int | None = None) -> list[UUID]:
-        """The first `limit` keys whose moments have come at `moment`, and had not at `after`."""
+    def up_to(
+        self,
+        moment: datetime,
+        *,
+        after: datetime | None = None,
+        limit: int | None = None,
+        accept: Callable[[UUID], bool] = lambda _: True,
+    ) -> list[UUID]:
+        """The first `limit` keys that are accepted and whose moments have come at `moment`, and had not at `after`."""
         start = 0 if after is None else bisect_right(self._order, (after, _LAST))
         end = bisect_right(self._order, (moment, _LAST))
-        return [key for _, key in self._order[start : end if limit is None else min(end, start + limit)]]
+        keys = (self._order[place][1] for place in range(start, end))
+        return list(islice(filter(accept, keys), limit))

@@ -1,6 +1,6 @@
 """The scheduler's side of executions in memory: D, R1 and R2 of docs/protocol.md."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -26,19 +26,24 @@ MAX_MESSAGE = 500
 
 
 class MemoryDispatchStore:
-    """DispatchStore within this process; see `Memory`."""
+    """DispatchStore within this process; see `Memory`.
 
-    def __init__(self, memory: Memory) -> None:
+    With `names`, asked at each call, only jobs of these names are dispatched and published.
+    """
+
+    def __init__(self, memory: Memory, *, names: Callable[[], Collection[str]] | None = None) -> None:
         self._memory = memory
+        self._names = names
 
     def dispatch(self, decide: PlanBatch, *, limit: int) -> Dispatched:
         """D. Whoever else uses this memory waits until the plans are made and booked."""
+        ours = self._ours()
         with self._memory.transaction() as now:
             self._resume(now, limit)
             self._memory.end_holds(now)
             edge, behind_limit = now - FELL_BEHIND, max(1, limit // BEHIND_SHARE)
-            behind = self._memory.due.up_to(edge, limit=behind_limit)
-            ids = [*self._memory.due.up_to(now, after=edge, limit=limit), *behind]
+            behind = self._memory.due.up_to(edge, limit=behind_limit, accept=ours)
+            ids = [*self._memory.due.up_to(now, after=edge, limit=limit, accept=ours), *behind]
             if not ids:
                 return Dispatched(jobs=0, published={}, held={}, full=False, behind=False)
             jobs = [self._memory.jobs[job_id] for job_id in ids]
@@ -54,8 +59,9 @@ class MemoryDispatchStore:
 
     def republish(self, *, limit: int) -> Mapping[str, Sequence[UUID]]:
         """R1."""
+        ours = self._ours()
         with self._memory.transaction() as now:
-            due = sorted(self._memory.publish.up_to(now, limit=limit))
+            due = sorted(self._memory.publish.up_to(now, limit=limit, accept=lambda one: ours(self._job_of(one))))
             for row in (self._memory.rows[execution_id] for execution_id in due):
                 slot = next_slot(row.publish_count, self._memory.rand)
                 self._memory.slot(row, now + slot, min(row.publish_count + 1, MOST_COUNTED))
@@ -96,10 +102,25 @@ class MemoryDispatchStore:
 
     def horizon(self) -> Horizon:
         """The wake-up time."""
+        ours = self._ours()
         with self._memory.transaction() as now:
             self._memory.end_holds(now)
-            ahead = [self._memory.due.earliest(), self._memory.pauses.earliest(), self._memory.publish.earliest()]
+            ahead = (
+                self._memory.due.earliest(ours),
+                self._memory.pauses.earliest(),
+                self._memory.publish.earliest(lambda one: ours(self._job_of(one))),
+            )
         return Horizon(now=now, at=min((moment for moment in ahead if moment is not None), default=None))
+
+    def _ours(self) -> Callable[[UUID], bool]:
+        """Which jobs this scheduler serves."""
+        if self._names is None:
+            return lambda _: True
+        names = frozenset(self._names())
+        return lambda job_id: self._memory.jobs[job_id].name_in(names)
+
+    def _job_of(self, execution_id: UUID) -> UUID:
+        return self._memory.rows[execution_id].execution.job_id
 
     def _resume(self, now: datetime, limit: int) -> None:
         """D0. Pauses end by themselves: the first moment from then on was computed at the pause."""

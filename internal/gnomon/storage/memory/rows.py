@@ -1,6 +1,7 @@
 """What is kept of a job and of an execution beyond what the ports show."""
 
 from bisect import bisect_left, insort
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -71,6 +72,10 @@ class JobRow:
     def definition(self) -> Definition:
         """The one that holds."""
         return self.revisions[self.job.revision]
+
+    def name_in(self, names: Collection[str]) -> bool:
+        """Whether it lives under one of these names."""
+        return not self.deleted and self.job.name in names
 
     @property
     def unfinished(self) -> int:

@@ -8,7 +8,7 @@ from gnomon.job.errors import NotFound
 from gnomon.job.ids import id_bounds
 from gnomon.job.model import Execution, State
 from gnomon.job.ports import DURATION_BUCKETS, ExecutionQuery, Page, Tally
-from gnomon.storage.postgres.cursors import read_cursor, write_cursor
+from gnomon.storage.cursors import read_cursor, write_cursor
 from gnomon.storage.redis.database import RedisDatabase, mapping, parts
 from gnomon.storage.redis.documents import read_execution
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from gnomon.job.errors import Conflict, NameTaken, NotFound
 from gnomon.job.model import Action, Job
 from gnomon.job.ports import Event, JobChange, JobQuery, NewJob, Page
-from gnomon.storage.postgres.cursors import read_cursor, write_cursor
+from gnomon.storage.cursors import read_cursor, write_cursor
 from gnomon.storage.redis.database import SCRIPT_ROWS, RedisDatabase, instant, micros, parts, present
 from gnomon.storage.redis.documents import job_columns, job_version, read_job, write_document
 
