@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from servers.rabbitmq import is_installed
+from servers.stamp import BLANK, HEADER, StampingProxy
 
 from chaos.brokers import Missed, Rabbit
-from chaos.stamp import BLANK, HEADER, StampingProxy
 
 available = is_installed
 LINKS = ("amqp-link-1", "amqp-link-2")

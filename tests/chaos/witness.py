@@ -16,8 +16,7 @@ from typing import Any
 
 import pika
 import pika.exceptions
-
-from chaos.stamp import HEADER
+from servers.stamp import HEADER
 
 _PREFETCH = 200
 _AGAIN_SECONDS = 0.2

@@ -44,10 +44,13 @@ from gnomon.job.ports import (
     RunStore,
     Waker,
 )
+from gnomon.worker.executors.amqp_link import Link, Message
 
 # How long after its begin a call counts as being with the target, and how long the target must then take.
 MIDDLE_SECONDS = 0.25
+BROKERS = ("redis", "rabbitmq")
 LONG = timedelta(seconds=1)
+AMQP = "E_amqp"  # the effect of an AMQP job
 
 
 class Action(StrEnum):
@@ -93,6 +96,7 @@ class Point:
     """A place in a step. `when`: the passages that count, so that a point is not spent on a step with nothing to do.
 
     `leads`: points at which the step before fails, again and again, because only then this one is reached.
+    `brokers`: where it is tried.
     """
 
     name: str
@@ -100,6 +104,7 @@ class Point:
     actions: Sequence[Action]
     when: When = _always
     leads: Sequence[str] = ()
+    brokers: Sequence[str] = BROKERS
 
     @property
     def step(self) -> str:
@@ -120,6 +125,11 @@ def _scheduler(name: str, actions: Sequence[Action], when: When = _always, leads
 
 def _worker(name: str, actions: Sequence[Action], when: When = _always, leads: Sequence[str] = ()) -> Point:
     return Point(name=name, role=Role.WORKER, actions=actions, when=when, leads=leads)
+
+
+def _message(name: str, actions: Sequence[Action]) -> Point:
+    """Of a message to publish: its target is a RabbitMQ, which cells on Redis have none of."""
+    return Point(name=f"{AMQP}.{name}", role=Role.WORKER, actions=actions, brokers=["rabbitmq"])
 
 
 def _client(verb: str) -> list[Point]:
@@ -166,6 +176,9 @@ POINTS: Mapping[str, Point] = {
         _worker("E.before", _HOLDING_BEFORE),
         _worker("E.middle", (*_SIGNALS, Action.PAUSE)),
         _worker("E.after", _HOLDING_AFTER),
+        _message("before", _BEFORE),
+        _message("middle", _SIGNALS),
+        _message("after", _AFTER),
         _worker("W.before", _HOLDING_BEFORE, _took_long),
         _worker("W.after_commit", _AFTER, _answered),
         _worker("renew.before", _HOLDING_BEFORE),
@@ -389,12 +402,14 @@ class ArmedExecutor:
         self._inner = inner
         self._switch = switch
 
+    step = "E"
+
     async def execute(self, target: object, call: Any) -> Any:
         passage = Passage(arguments={"call": call})
         with self._switch.crossing():
-            self._switch.pass_by("E.before", passage)
+            self._switch.pass_by(f"{self.step}.before", passage)
             outcome = await self._watched(self._inner.execute(target, call), passage)
-            self._switch.pass_by("E.after", passage)
+            self._switch.pass_by(f"{self.step}.after", passage)
         return outcome
 
     async def aclose(self) -> None:
@@ -409,6 +424,48 @@ class ArmedExecutor:
             return await attempt
         finally:
             middle.cancel()
+
+
+class ArmedAmqpExecutor(ArmedExecutor):
+    """One whose middle lies between a message's writing and its confirmation."""
+
+    step = AMQP
+
+    def __init__(self, inner: Any, switch: Switch) -> None:
+        super().__init__(inner, switch)
+        if switch.armed_at == f"{AMQP}.middle":
+            Link.publish = functools.partialmethod(_watch_message, Link.publish, switch)  # type: ignore[assignment]
+
+
+async def _watch_message(
+    link: Link,
+    publish: Callable[..., Any],
+    switch: Switch,
+    message: Message,
+    *,
+    on_write: Callable[[], None],
+    **more: Any,
+) -> Any:
+    passage = Passage(arguments={"call": _Published(execution_id=message.properties.message_id)})
+    middle: list[asyncio.TimerHandle] = []
+
+    def written() -> None:
+        on_write()
+        later = asyncio.get_running_loop().call_later
+        middle.append(later(MIDDLE_SECONDS, switch.pass_by, f"{AMQP}.middle", passage))
+
+    try:
+        return await publish(link, message, on_write=written, **more)
+    finally:
+        for timer in middle:
+            timer.cancel()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Published:
+    """What a mark names of a message."""
+
+    execution_id: str
 
 
 def arm(environment: Mapping[str, str]) -> None:
@@ -453,11 +510,16 @@ def _armed_executor(build: Build, switch: Switch, **options: Any) -> ArmedExecut
     return ArmedExecutor(build(**options), switch)
 
 
+def _armed_amqp_executor(build: Build, switch: Switch, **options: Any) -> ArmedAmqpExecutor:
+    return ArmedAmqpExecutor(build(**options), switch)
+
+
 STAND_INS: Mapping[str, Build] = {
     "gnomon.bootstrap.scheduler.PostgresDispatchStore": _armed_dispatch_store,
     "gnomon.bootstrap.scheduler.CeleryQueue": _armed_queue,
     "gnomon.bootstrap.worker.PostgresExecutionStore": _armed_execution_store,
     "gnomon.bootstrap.worker.HttpExecutor": _armed_executor,
+    "gnomon.bootstrap.worker.AmqpExecutor": _armed_amqp_executor,
     "gnomon.bootstrap.api.PostgresJobStore": _armed_job_store,
     "gnomon.bootstrap.api.PostgresRunStore": _armed_run_store,
 }

@@ -30,11 +30,10 @@ from gnomon.embedded.postgres import EmbeddedPostgres
 from gnomon.embedded.valkey import EmbeddedValkey
 from gnomon.storage.postgres.migrate import migrate
 from support import ledger
-from support.failpoints import POINTS, Action, Point
+from support.failpoints import BROKERS, POINTS, Action, Point
 from support.launcher import Launcher
 from support.trial import ONCE, Cell, Place, run_trial
 
-BROKERS = ("redis", "rabbitmq")
 DELIVERIES = ("at_least_once", ONCE)
 AT_ONCE = 6
 BEFORE_START = ("C", "definitions", "S", "L")
@@ -52,7 +51,7 @@ def all_cells() -> list[Cell]:
         for point in POINTS.values()
         for delivery in DELIVERIES
         for action in point.actions
-        if _exists(point, action, delivery)
+        if broker in point.brokers and _exists(point, action, delivery)
     ]
 
 
@@ -212,7 +211,7 @@ def table(results: Collection[Result]) -> str:
     for broker in BROKERS:
         lines += [f"## {broker}", "", "| point | " + " | ".join(f"{d}: {a}" for d, a in columns) + " |"]
         lines += ["| --- |" + " --- |" * len(columns)]
-        for point in POINTS:
+        for point in (point.name for point in POINTS.values() if broker in point.brokers):
             cells = [Cell(broker=broker, point=point, action=a, delivery=d) for d, a in columns]
             lines += [f"| {point} | " + " | ".join(marks.get(cell, "") for cell in cells) + " |"]
         lines += [""]

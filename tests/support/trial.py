@@ -16,9 +16,10 @@ from uuid import UUID, uuid4
 from servers.target import Behaviour, Connection, Request, Target, answer, hang
 
 from gnomon.job.ports import Token
-from support.failpoints import POINTS, Action, Point, Role
+from support.failpoints import AMQP, POINTS, Action, Point, Role
 from support.launcher import LEASE, Launcher, Process
 from support.ledger import Promise, complaints
+from support.post import Post
 from support.world import World
 
 REACH_SECONDS = 30.0
@@ -60,9 +61,9 @@ class Place:
 
 def run_trial(cell: Cell, place: Place) -> None:
     """Raises AssertionError, saying all that is wrong."""
-    with Target() as target:
+    with Target() as target, _opened_post(cell, place) as post:
         world = World(place.database_url)
-        trial = Trial(cell, place, world, target)
+        trial = Trial(cell, place, world, target, post)
         try:
             trial.run()
         finally:
@@ -70,14 +71,22 @@ def run_trial(cell: Cell, place: Place) -> None:
             world.close()
 
 
+def _opened_post(cell: Cell, place: Place) -> contextlib.AbstractContextManager[Post | None]:
+    """Where the point is in publishing, the short jobs publish."""
+    if POINTS[cell.point].step != AMQP:
+        return contextlib.nullcontext()
+    return Post(place.queue_url, confirm_seconds=SLOW_SECONDS if cell.point == f"{AMQP}.middle" else 0.0)
+
+
 class Trial:
     """The phases in order: `run`."""
 
-    def __init__(self, cell: Cell, place: Place, world: World, target: Target) -> None:
+    def __init__(self, cell: Cell, place: Place, world: World, target: Target, post: Post | None) -> None:
         self.cell = cell
         self.point: Point = POINTS[cell.point]
         self.world = world
         self.target = target
+        self.post = post
         self.scene = SCENES.get(self.point.step, Scene())
         self.promises: dict[UUID, Promise] = {}
         self.names: dict[str, UUID] = {}
@@ -105,7 +114,7 @@ class Trial:
         if self.point.role is not Role.CLIENT:
             self._let_go(victim, reached_at)
         self._end_orderly(victim)
-        wrong = [*self._wrong_logs(), *complaints(self.world, self.target.requests, self.promises)]
+        wrong = [*self._wrong_logs(), *complaints(self.world, self._effects(), self.promises)]
         wrong += [*self._wrong_losses(), *self.scene.wrong(self)]
         assert not wrong, "\n".join(wrong)
 
@@ -147,14 +156,11 @@ class Trial:
 
     def document(self, name: str, path: str) -> dict[str, Any]:
         """A job of this cell's delivery without its schedule."""
-        return {
-            "type": "HTTP",
-            "name": name,
-            "delivery": self.cell.delivery,
-            "retry": RETRY,
-            "timeout_seconds": 5,
-            "http_job": {"url": self.target.url(path), "method": "POST", "body": "{}"},
-        }
+        call = {"url": self.target.url(path), "method": "POST", "body": "{}"}
+        what: dict[str, Any] = {"type": "HTTP", "http_job": call}
+        if self.post is not None and path == "/hook":
+            what = {"type": "AMQP", "amqp_job": self.post.message()}
+        return {"name": name, "delivery": self.cell.delivery, "retry": RETRY, "timeout_seconds": 5, **what}
 
     def promise(self, job_id: UUID, promise: Promise) -> None:
         """What may become of a job's executions."""
@@ -221,9 +227,14 @@ class Trial:
         assert self._marks("reached"), f"{self.cell.point} was not reached: {victim.name} ended with {victim.code}"
         if self.cell.action is Action.KILL:
             assert victim.wait(10) == -signal.SIGKILL
-        if self.cell.point == "E.middle":
+        if self.cell.point.endswith(".middle") and self.point.role is Role.WORKER:
             (mark,) = self._marks("reached")
-            assert self.target.keys()[mark["execution"]] > 0, "the request was not with the target"
+            self._until("it is with the target", lambda: any(one.key == mark["execution"] for one in self._effects()))
+            if self.post is not None:
+                self.post.hasten()
+
+    def _effects(self) -> Sequence[Request]:
+        return [*self.target.requests, *(self.post.requests() if self.post is not None else ())]
 
     def dispatched(self) -> list[UUID]:
         """Executions made by a scheduler that died before it published them."""
@@ -339,8 +350,8 @@ class Trial:
                     yield f"{process.name} logged: {line[:1000]}"
 
     def _to_be_expected(self) -> Iterator[str]:
-        if self.point.step == "E":
-            yield "the failpoint E."
+        if self.point.step in ("E", AMQP):
+            yield f"the failpoint {self.point.step}."
         if isinstance(self.scene, Leaving) and self.cell.action in (Action.STOP, Action.PAUSE):
             yield "gnomon.process.last_resort"  # it was frozen beyond the time that it had to end
 

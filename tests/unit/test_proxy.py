@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from chaos.stamp import BLANK, StampingProxy
 from servers.proxy import Direction, Proxy
+from servers.stamp import BLANK, StampingProxy
 from support.cluster import wait_until
 
 
