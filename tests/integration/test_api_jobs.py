@@ -34,7 +34,9 @@ def test_printed_body_creates_a_job(client: FlaskClient, prefix: str) -> None:
     assert answer["next_runs"][0] == answer["next_run"]
     assert all(re.fullmatch(r"....-..-..T..:.0:00Z", moment) for moment in answer["next_runs"])
     read = client.get(response.headers["Location"]).get_json()
-    assert read == {key: value for key, value in answer.items() if key not in ("next_runs", "schedule_text")}
+    assert read == {
+        key: value for key, value in answer.items() if key not in ("next_runs", "schedule_text", "warnings")
+    }
 
 
 def test_answer_holds_every_policy_and_where_the_job_stands(client: FlaskClient) -> None:
@@ -56,11 +58,13 @@ def test_answer_holds_every_policy_and_where_the_job_stands(client: FlaskClient)
             "auth": {"type": "none"},
         },
         "timeout_seconds": 30,
-        "retry": {"max_attempts": 4, "initial_seconds": 1, "multiplier": 2.0, "max_seconds": 300, "jitter": 0.5},
+        "retry": {"max_attempts": 4, "initial_seconds": 1, "multiplier": 2.0, "max_seconds": 300, "jitter": 0.5}
+        | {"strategy": None},
         "misfire": {"policy": "run_once", "grace_seconds": 60, "limit": 100},
         "overlap": "skip",
         "delivery": "at_least_once",
         "status": "RUNNING",
+        "warnings": [],
         "last_run": None,
         "locked_until": None,
         "locked_by": None,

@@ -262,7 +262,10 @@ def call_service(call: Mapping[str, Any]) -> int:
 
     engine = open_engine(load_settings({}), check_first=True)
     service = JobService(
-        jobs=api.PostgresJobStore(engine), runs=api.PostgresRunStore(engine), history=api.PostgresHistoryStore(engine)
+        jobs=api.PostgresJobStore(engine),
+        runs=api.PostgresRunStore(engine),
+        history=api.PostgresHistoryStore(engine),
+        catalog=api.PostgresCatalog(engine),
     )
     verb: Callable[..., object] = getattr(service, call["verb"])
     while True:

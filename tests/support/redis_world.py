@@ -17,6 +17,7 @@ from gnomon.storage.redis.executions import RedisExecutionStore
 from gnomon.storage.redis.history import RedisHistoryStore
 from gnomon.storage.redis.jobs import RedisJobStore
 from gnomon.storage.redis.runs import RedisRunStore
+from support.catalog import KnownCatalog
 from support.world import HTTP_JOB, LEASE
 
 
@@ -29,7 +30,7 @@ class RedisWorld:
         self.jobs = RedisJobStore(self.database)
         self.history = RedisHistoryStore(self.database)
         self.runs = RedisRunStore(self.database)
-        self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history)
+        self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history, catalog=KnownCatalog())
         self.dispatch = RedisDispatchStore(self.database)
         self.executions = self.worker("worker-1")
 

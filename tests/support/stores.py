@@ -20,6 +20,7 @@ from gnomon.storage.memory.runs import MemoryRunStore
 from gnomon.storage.memory.state import Memory
 from gnomon.storage.postgres.dispatch import PostgresDispatchStore
 from gnomon.storage.postgres.executions import PostgresExecutionStore
+from support.catalog import KnownCatalog
 from support.world import Scene, World
 
 Names = Callable[[], Collection[str]] | None
@@ -66,7 +67,7 @@ class MemoryScene(TimedScene):
         self.executions = self.worker("worker-1")
         self.history = MemoryHistoryStore(self.memory)
         jobs, runs = MemoryJobStore(self.memory), MemoryRunStore(self.memory)
-        self.service = JobService(jobs=jobs, runs=runs, history=self.history)
+        self.service = JobService(jobs=jobs, runs=runs, history=self.history, catalog=KnownCatalog())
 
     def advance(self, time: timedelta) -> None:
         self._now += time

@@ -7,6 +7,8 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Row, text
 
+from gnomon.job.handlers import HandlerSpec
+from gnomon.job.instance import Identity, Role
 from gnomon.job.model import Execution, Job, State
 from gnomon.job.ports import (
     Claimed,
@@ -76,7 +78,7 @@ class World(Scene):
         self.runs = PostgresRunStore(self.engine)
         self.instances = PostgresInstanceStore(self.engine)
         self.catalog = PostgresCatalog(self.engine)
-        self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history)
+        self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history, catalog=self.catalog)
         self.dispatch = self.scheduler()
         self.executions = self.worker("worker-1")
 
@@ -85,6 +87,12 @@ class World(Scene):
 
     def scheduler(self, *, names: Callable[[], Collection[str]] | None = None) -> PostgresDispatchStore:
         return PostgresDispatchStore(self.engine, instance=uuid4(), names=names)
+
+    def announce(self, *handlers: HandlerSpec, retry_strategies: Sequence[str] = ()) -> Identity:
+        """A worker that has these, and has just said so."""
+        worker = Identity(id=uuid4(), name="handlers-1", role=Role.WORKER, host="here", pid=1, version="1")
+        self.instances.beat(worker, handlers=handlers, retry_strategies=retry_strategies)
+        return worker
 
     def close(self) -> None:
         self.engine.dispose()

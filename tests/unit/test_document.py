@@ -1,5 +1,6 @@
 """A definition and its JSON document: nothing is lost on the way, changes merge, secrets stay hidden."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon.job.document import MASK, merge_patch, parse_instant, read_definition, write_definition
+from gnomon.job.document import MASK, Whole, merge_patch, parse_instant, read_definition, write_definition
 from gnomon.job.errors import InvalidJob
+from gnomon.job.payload import MAX_NUMBER
 from gnomon.job.schedule import At, Cron, Every
+from gnomon.job.target import HandlerTarget
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HTTP = {"url": "https://example.com/hook"}
@@ -24,6 +27,8 @@ def stored(**document: Any) -> dict[str, Any]:
     return write_definition(read(**document), secrets=True)
 
 
+storable = st.characters(codec="utf-8", exclude_characters="\x00")
+floats = st.floats(-MAX_NUMBER, MAX_NUMBER)
 schedules = st.one_of(
     st.sampled_from(["*/10 * * * *", "0 30 2 * * *", "@daily"]).map(lambda text: {"cron_schedule": text}),
     st.integers(1, 10**8).map(lambda seconds: {"interval_seconds": seconds}),
@@ -83,7 +88,7 @@ def test_every_spelling_of_a_schedule_is_read() -> None:
         ({"cron_schedule": "* * * * *", "overlap": "maybe"}, "/overlap"),
         ({"cron_schedule": "* * * * *", "misfire": {"limit": 0}}, "/misfire/limit"),
         ({"cron_schedule": "* * * * *", "retry": {"max_attempts": 0}}, "/retry/max_attempts"),
-        ({"cron_schedule": "* * * * *", "type": "CARRIER_PIGEON"}, "/type"),
+        ({"cron_schedule": "* * * * *", "type": "CARRIER PIGEON"}, "/type"),
         ({"cron_schedule": "* * * * *", "http_job": None}, "/http_job"),
         ({"cron_schedule": "* * * * *", "http_job": {**HTTP, "auth": {"type": "basic"}}}, "/http_job/auth/password"),
         ({"cron_schedule": "* * * * *", "http_job": {**HTTP, "auth": {"type": "digest"}}}, "/http_job/auth/type"),
@@ -154,6 +159,83 @@ def test_broken_rule_of_an_amqp_job_is_named_by_its_pointer(document: dict[str, 
     with pytest.raises(InvalidJob) as raised:
         read(**{"type": "AMQP", "http_job": None, "interval_seconds": 5, **document})
     assert [error.pointer for error in raised.value.errors] == [pointer]
+
+
+HANDLER = {"type": "email_notification", "http_job": None}
+PRINTED = {"recipient": "user@example.com", "message": "…"}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-MAX_NUMBER, MAX_NUMBER) | st.text(storable, max_size=9) | floats,
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(storable, max_size=5), below, max_size=3),
+    max_leaves=12,
+)
+payloads = st.dictionaries(st.text(storable, max_size=5), json_values, max_size=4)
+
+
+@given(payloads, st.sampled_from(["handlers", "async"]), st.none() | st.just("patient"))
+def test_document_of_any_handler_job_reads_back_as_the_same(
+    payload: dict[str, Any], queue: str, strategy: str | None
+) -> None:
+    retry = {"strategy": strategy}
+    definition = read(**HANDLER, payload=payload, interval_seconds=5, queue=queue, retry=retry)
+    document = write_definition(definition, secrets=True)
+    assert (document["type"], document["queue"], document["retry"]["strategy"]) == (HANDLER["type"], queue, strategy)
+    assert "http_job" not in document
+    back = read_definition(json.loads(json.dumps(document)))
+    assert back == definition
+    assert isinstance(back.target, HandlerTarget)
+    assert back.target.payload == payload
+    assert write_definition(back, secrets=False) == document
+
+
+@pytest.mark.parametrize(
+    ("document", "pointer"),
+    [
+        ({"http_job": HTTP}, "/http_job"),
+        ({"amqp_job": AMQP}, "/amqp_job"),
+        ({"type": "HTTP", "http_job": HTTP, "payload": {}}, "/payload"),
+        ({"type": "AMQP", "amqp_job": AMQP, "payload": {"a": 1}}, "/payload"),
+        ({"type": "http"}, "/type"),
+        ({"type": "1st"}, "/type"),
+        ({"type": "a" * 101}, "/type"),
+        ({"type": None}, "/type"),
+        ({"queue": "io"}, "/queue"),
+        ({"payload": {"a": {"b/c": "\x00"}}}, "/payload/a/b~1c"),
+        ({"retry": {"strategy": "no such name"}}, "/retry/strategy"),
+    ],
+)
+def test_broken_rule_of_a_handler_job_is_named_by_its_pointer(document: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(InvalidJob) as raised:
+        read(**{**HANDLER, "interval_seconds": 5, **document})
+    assert [error.pointer for error in raised.value.errors] == [pointer]
+
+
+def test_schedule_that_never_fires_is_refused_for_a_handler_too() -> None:
+    with pytest.raises(InvalidJob) as raised:
+        read(**HANDLER, cron_schedule="0 0 30 2 *")
+    assert [error.pointer for error in raised.value.errors] == ["/cron_schedule"]
+
+
+def test_patch_merges_into_the_payload() -> None:
+    before = stored(**HANDLER, payload={**PRINTED, "cc": {"a": 1, "b": None}}, interval_seconds=5, queue="async")
+    after = merge_patch(before, {"payload": {"message": "Hi", "recipient": None, "cc": {"a": 2}}})
+    assert after["payload"] == {"message": "Hi", "cc": {"a": 2, "b": None}}
+    assert after["queue"] == "async"
+    assert read_definition(merge_patch(before, {"payload": None})).target.payload == {}
+    assert merge_patch(before, {"payload": Whole(a=None)})["payload"] == {"a": None}
+
+
+def test_other_type_drops_what_belongs_to_the_old_one() -> None:
+    before = stored(**HANDLER, payload=PRINTED, interval_seconds=5, queue="async")
+    called = merge_patch(before, {"type": "HTTP", "http_job": HTTP})
+    assert not {"payload", "queue"} & called.keys()
+    assert read_definition(called).target.kind == "HTTP"
+    other = merge_patch(before, {"type": "report", "payload": {"day": 1}})
+    assert other["payload"] == {"day": 1}
+    assert "queue" not in other
+    assert "http_job" not in merge_patch(called, {"type": "report"})
+    kept = merge_patch(before, {"type": "email_notification", "payload": {"a": 1}})
+    assert kept["payload"] == {**PRINTED, "a": 1}
 
 
 def test_mask_sent_back_keeps_the_stored_secret() -> None:

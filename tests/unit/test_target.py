@@ -1,4 +1,4 @@
-"""What an HTTP job may call: URLs, headers, bodies and credentials."""
+"""What a job may call: URLs, headers, bodies and credentials; messages of AMQP; payloads of handlers."""
 
 from typing import Any
 
@@ -9,12 +9,14 @@ from pika.data import encode_table
 
 from gnomon.job.amqp import Broker, masked, table_size, unmasked
 from gnomon.job.errors import InvalidJob
+from gnomon.job.payload import MAX_PAYLOAD_BYTES
 from gnomon.job.target import (
     MAX_BODY_BYTES,
     METHODS,
     AmqpTarget,
     BasicAuth,
     BearerAuth,
+    HandlerTarget,
     HttpTarget,
     normalise_url,
 )
@@ -295,3 +297,51 @@ tables = st.recursive(
 def test_size_of_a_table_is_never_understated(table: dict[str, Any]) -> None:
     pieces: list[bytes] = []
     assert encode_table(pieces, table) <= table_size(table)
+
+
+def handler(payload: dict[str, Any]) -> HandlerTarget:
+    return HandlerTarget(name="report.daily", payload=payload)
+
+
+@pytest.mark.parametrize(
+    ("payload", "pointer"),
+    [
+        ({"a": float("nan")}, "/payload/a"),
+        ({"a": [float("inf")]}, "/payload/a/0"),
+        ({"a": 2**53}, "/payload/a"),
+        ({"a": 1e16}, "/payload/a"),
+        ({"a": "\x00"}, "/payload/a"),
+        ({"a/b": "\ud800"}, "/payload/a~1b"),
+        ({"a": b"bytes"}, "/payload/a"),
+        ({"a": (1,)}, "/payload/a"),
+        ({1: 2}, "/payload"),
+        ({"a\x00": 1}, "/payload/a\ufffd"),
+        (nested(21), "/payload" + "/a" * 20),
+        ({"a": "é" * 65_536}, "/payload"),
+    ],
+)
+def test_payload_that_not_every_reader_of_json_carries_is_refused(payload: dict[str, Any], pointer: str) -> None:
+    with pytest.raises(InvalidJob) as raised:
+        handler(payload)
+    assert [error.pointer for error in raised.value.errors] == [pointer]
+
+
+def test_payload_that_json_just_carries_is_accepted_and_not_shown_in_logs() -> None:
+    target = handler({"deep": nested(19), "n": None, "b": True, "i": 2**53 - 1, "f": 1e-300, "s": "hunter2"})
+    assert "hunter2" not in repr(target)
+    assert target.queue == "handlers"
+    handler({"a": "x" * (MAX_PAYLOAD_BYTES - len('{"a":""}'))})
+
+
+def test_payloads_that_json_tells_apart_are_different() -> None:
+    same = [handler({"a": 1, "b": 2}), handler({"b": 2, "a": 1})]
+    assert same[0] == same[1]
+    others = [handler({"a": value}) for value in (1, 1.0, True, "1", None)]
+    assert all(one != other for place, one in enumerate(others) for other in others[:place])
+
+
+@pytest.mark.parametrize("name", ["HTTP", "http", "Amqp", "", "a b", "1st", "a/b", "é", "x" * 101])
+def test_name_that_no_handler_can_have_is_refused(name: str) -> None:
+    with pytest.raises(InvalidJob) as raised:
+        HandlerTarget(name=name)
+    assert [error.pointer for error in raised.value.errors] == ["/type"]

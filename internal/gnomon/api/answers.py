@@ -35,10 +35,15 @@ def job_answer(job: Job) -> Answer:
     }
 
 
-def created_answer(job: Job) -> Answer:
+def changed_answer(job: Job, warnings: Sequence[str]) -> Answer:
+    """The job with what keeps it from running as defined."""
+    return {**job_answer(job), "warnings": list(warnings)}
+
+
+def created_answer(job: Job, warnings: Sequence[str]) -> Answer:
     """The job with what its schedule means: the next five moments, and words."""
     return {
-        **job_answer(job),
+        **changed_answer(job, warnings),
         "next_runs": [_instant(moment) for moment in upcoming(job, 5)],
         "schedule_text": None if job.definition is None else describe(job.definition.timing.schedule),
     }

@@ -7,13 +7,14 @@ from typing import Any
 
 from flask import Response, request
 
-from gnomon.api.answers import Answer, created_answer, etag, job_answer
+from gnomon.api.answers import Answer, changed_answer, created_answer, etag, job_answer
 from gnomon.api.context import context
 from gnomon.api.paging import LINK_HEADER, Headers, next_page, part_of
 from gnomon.api.problems import Refused
 from gnomon.api.routes import JSON, MERGE_PATCH, Routes
 from gnomon.api.schemas import (
     READ_ONLY,
+    ChangedJob,
     CreatedJob,
     Job,
     JobInput,
@@ -22,7 +23,7 @@ from gnomon.api.schemas import (
     JobPut,
     canonical,
 )
-from gnomon.job.document import merge_patch
+from gnomon.job.document import PAYLOAD, Whole, merge_patch
 from gnomon.job.errors import FieldError, InvalidJob, RevisionMismatch
 from gnomon.job.model import Job as JobValue
 from gnomon.job.model import JobStatus
@@ -54,11 +55,11 @@ def create_job(document: Mapping[str, Any]) -> tuple[Answer, Headers]:
     """Create a job."""
     given, used = canonical(document)
     try:
-        job = context().service.create(merge_patch({}, given))
+        job = context().service.create(merge_patch({}, _with_whole_payload(given)))
     except InvalidJob as error:
         raise _as_written(error, used) from error
     location = f"{request.path.rstrip('/')}/{job.id}"
-    return created_answer(job), {**etag(job), "Location": location}
+    return created_answer(job, context().service.warnings(job)), {**etag(job), "Location": location}
 
 
 @routes.route("/jobs", methods=["GET"])
@@ -90,7 +91,7 @@ def get_job(reference: str) -> tuple[Answer, Headers]:
 @routes.route("/jobs/<reference>", methods=["PATCH"], parameters=[REFERENCE])
 @routes.doc(parameters=[IF_MATCH], requestBody={"content": {JSON: {"schema": JobPatch}}})
 @routes.arguments(JobPatch, content_type=MERGE_PATCH)
-@routes.response(200, Job, headers=ETAG_HEADER)
+@routes.response(200, ChangedJob, headers=ETAG_HEADER)
 def patch_job(patch: Mapping[str, Any], reference: str) -> tuple[Answer, Headers]:
     """Change a job (RFC 7396)."""
     return _update(reference, patch)
@@ -99,14 +100,16 @@ def patch_job(patch: Mapping[str, Any], reference: str) -> tuple[Answer, Headers
 @routes.route("/jobs/<reference>", methods=["PUT"], parameters=[REFERENCE])
 @routes.doc(parameters=[IF_MATCH])
 @routes.arguments(JobPut)
-@routes.response(200, Job, headers=ETAG_HEADER)
+@routes.response(200, ChangedJob, headers=ETAG_HEADER)
 def put_job(document: Mapping[str, Any], reference: str) -> tuple[Answer, Headers]:
     """Change a job, as older clients do.
 
-    What is left out stays. The fields that only answers have may be sent back; all but `status` and `id` are ignored.
+    What is left out stays, but a payload is replaced as a whole.
+    The fields that only answers have may be sent back; all but `status` and `id` are ignored.
     """
     _check_read_only(document, context().service.get(reference))
-    return _update(reference, {key: value for key, value in document.items() if key not in READ_ONLY})
+    given = {key: value for key, value in document.items() if key not in READ_ONLY}
+    return _update(reference, _with_whole_payload(given))
 
 
 @routes.route("/jobs/<reference>", methods=["DELETE"], parameters=[REFERENCE])
@@ -132,7 +135,13 @@ def _update(reference: str, patch: Mapping[str, Any]) -> tuple[Answer, Headers]:
         job = context().service.update(reference, given, if_revision=_if_match())
     except InvalidJob as error:
         raise _as_written(error, used) from error
-    return job_answer(job), etag(job)
+    return changed_answer(job, context().service.warnings(job)), etag(job)
+
+
+def _with_whole_payload(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A payload's nulls are values of the handler's, and not fields that are not given."""
+    payload = document.get(PAYLOAD)
+    return document if payload is None else {**document, PAYLOAD: Whole(payload)}
 
 
 def _as_written(error: InvalidJob, used: Mapping[str, str]) -> InvalidJob:

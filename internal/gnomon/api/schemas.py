@@ -17,7 +17,7 @@ from gnomon.job.document import TARGET_FIELDS
 from gnomon.job.errors import FieldError
 from gnomon.job.instance import Role
 from gnomon.job.model import Delivery, JobStatus, MisfirePolicy, Overlap, State, Trigger
-from gnomon.job.target import METHODS
+from gnomon.job.target import HANDLER_QUEUES, METHODS
 
 UNKNOWN = "is not known here"
 MAX_ERRORS = 20
@@ -175,6 +175,12 @@ class NewAmqp(Amqp):
     )
 
 
+TYPE = {
+    "description": "HTTP, AMQP, or the name of a Python handler: GET /v1/handlers lists those that workers have",
+    "examples": [*TARGET_FIELDS, "email_notification"],
+}
+
+
 class Retry(Input):
     """How failures are repeated."""
 
@@ -183,6 +189,9 @@ class Retry(Input):
     multiplier = _optional(Number, "each pause is this much longer than the one before; 2 by default")
     max_seconds = _optional(Number, "the longest pause; 300 by default")
     jitter = _optional(Number, "the share of a pause that chance may take away, 0 to 1; 0.5 by default")
+    strategy = _optional(
+        Text, "the name of a function that workers have registered: it decides on the pauses, within max_attempts"
+    )
 
 
 class Misfire(Input):
@@ -196,7 +205,7 @@ class Misfire(Input):
 class JobPatch(Input):
     """Changes of a job (RFC 7396): what is left out stays, null means the default."""
 
-    type = _one_of(TARGET_FIELDS, "what kind of target is called")
+    type = _optional(Text, "", metadata=TYPE)
     name = _optional(Text, "unique; letters, digits, '.', '_', '-'")
     cron_schedule = _optional(
         Text,
@@ -218,6 +227,16 @@ class JobPatch(Input):
     http = _part(Http, "older name of http_job", deprecated=True)
     amqp_job = _part(Amqp, "the message of a job of type AMQP")
     amqp = _part(Amqp, "other name of amqp_job", deprecated=True)
+    payload = fields.Dict(
+        keys=Text(),
+        values=fields.Raw(allow_none=True),
+        allow_none=True,
+        metadata={
+            "description": "what the handler is called with: an object that fits its schema; up to 128 KiB",
+            "example": {"recipient": "user@example.com", "message": "Hello"},
+        },
+        error_messages={"invalid": "must be an object"},
+    )
     timeout_seconds = _optional(Number, "bounds one whole attempt; 30 by default")
     retry = _part(Retry, "how failures are repeated")
     misfire = _part(Misfire, "what happens to moments that passed while nothing ran")
@@ -230,8 +249,8 @@ class JobInput(JobPatch):
 
     type = Text(
         required=True,
-        metadata={"description": "what kind of target is called", "enum": list(TARGET_FIELDS)},
-        error_messages={"required": "is missing: it says what kind of target is called"},
+        metadata=TYPE,
+        error_messages={"required": "is missing: it says what is called"},
     )
     http_job = _part(NewHttp, "the call of a job of type HTTP")
     http = _part(NewHttp, "older name of http_job", deprecated=True)
@@ -256,6 +275,10 @@ class Job(Schema):
     tags = fields.List(fields.String())
     http_job = fields.Nested(Http)
     amqp_job = fields.Nested(Amqp)
+    payload = fields.Dict(metadata={"description": "of a handler's job"})
+    queue = fields.String(
+        metadata={"enum": list(HANDLER_QUEUES), "description": "of a handler's job: async for an async handler"}
+    )
     timeout_seconds = Number()
     retry = fields.Nested(Retry)
     misfire = fields.Nested(Misfire)
@@ -280,7 +303,15 @@ class Job(Schema):
     )
 
 
-class CreatedJob(Job):
+class ChangedJob(Job):
+    """A job that was changed just now."""
+
+    warnings = fields.List(
+        fields.String(), metadata={"description": "what keeps it from running as defined, as the workers are now"}
+    )
+
+
+class CreatedJob(ChangedJob):
     """A new job, with what its schedule means."""
 
     next_runs = fields.List(Instant(), metadata={"description": "the next five moments"})

@@ -56,7 +56,12 @@ def _make_app(settings: Settings, ends: ExitStack) -> Flask:
     ends.callback(heartbeat.stop)
     history = PostgresHistoryStore(engine)
     return create_app(
-        service=JobService(jobs=PostgresJobStore(engine), runs=PostgresRunStore(engine), history=history),
+        service=JobService(
+            jobs=PostgresJobStore(engine),
+            runs=PostgresRunStore(engine),
+            history=history,
+            catalog=PostgresCatalog(engine),
+        ),
         history=history,
         instances=instances,
         catalog=PostgresCatalog(engine),

@@ -11,18 +11,25 @@ from typing import Any, TypeVar, assert_never
 
 from gnomon.job.amqp import MASK, masked, unmasked
 from gnomon.job.errors import FieldError, InvalidJob
+from gnomon.job.handlers import wrong_name
 from gnomon.job.model import Definition, Delivery, Misfire, MisfirePolicy, Overlap
 from gnomon.job.retry import RetryPolicy
 from gnomon.job.schedule import At, Cron, Every, Schedule, Timing, parse_cron
-from gnomon.job.target import AmqpTarget, BasicAuth, BearerAuth, HttpTarget, Target
+from gnomon.job.target import AmqpTarget, BasicAuth, BearerAuth, HandlerTarget, HttpTarget, Target, type_of
 
 Document = dict[str, Any]
 Value = TypeVar("Value")
 
 SCHEDULE_FIELDS = ("cron_schedule", "interval_seconds", "execute_at", "delay_seconds")
 TARGET_FIELDS = {"HTTP": "http_job", "AMQP": "amqp_job"}
+PAYLOAD = "payload"  # of every other type, which is the name of a handler
+KNOWN_TYPES = "HTTP, AMQP, or the name of a handler: GET /handlers lists them"
 MAX_TIMEOUT_SECONDS = 86_400
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+class Whole(dict[str, Any]):
+    """An object of a patch that replaces what is there, its nulls included, instead of being merged into it."""
 
 
 def read_definition(document: Mapping[str, Any], *, now: datetime | None = None) -> Definition:
@@ -70,7 +77,7 @@ def read_definition(document: Mapping[str, Any], *, now: datetime | None = None)
 def write_definition(definition: Definition, *, secrets: bool) -> Document:
     """The complete document, every policy with its value. Without `secrets` they read "***"."""
     return {
-        "type": definition.target.kind,
+        "type": type_of(definition.target),
         "name": definition.name,
         **_write_timing(definition.timing),
         "tags": list(definition.tags),
@@ -82,6 +89,7 @@ def write_definition(definition: Definition, *, secrets: bool) -> Document:
             "multiplier": definition.retry.multiplier,
             "max_seconds": plain_seconds(definition.retry.maximum),
             "jitter": definition.retry.jitter,
+            "strategy": definition.retry.strategy,
         },
         "misfire": {
             "policy": definition.misfire.policy.value,
@@ -141,6 +149,8 @@ def _merged(document: Mapping[str, Any], patch: Mapping[str, Any]) -> Document:
     for key, value in patch.items():
         if value is None:
             result.pop(key, None)
+        elif isinstance(value, Whole):
+            result[key] = dict(value)
         elif isinstance(value, Mapping):
             below = result.get(key)
             result[key] = _merged(below if isinstance(below, Mapping) else {}, value)
@@ -151,13 +161,21 @@ def _merged(document: Mapping[str, Any], patch: Mapping[str, Any]) -> Document:
 
 def _of_one_kind(merged: Document, document: Document, patch: Mapping[str, Any]) -> Document:
     """Another type drops the target of the old one, and a masked URL gets its password back."""
-    part = TARGET_FIELDS.get(str(document.get("type")))
-    if part and merged.get("type") != document.get("type") and part not in patch:
-        merged.pop(part, None)
+    old_type = document.get("type")
+    if old_type is not None and merged.get("type") != old_type:
+        _drop_target(merged, target_field(old_type), patch)
     amqp, stored = merged.get("amqp_job"), (document.get("amqp_job") or {}).get("connection")
     if isinstance(amqp, dict) and "connection" in amqp and stored is not None:
         amqp["connection"] = unmasked(amqp["connection"], stored)
     return merged
+
+
+def _drop_target(merged: Document, part: str, patch: Mapping[str, Any]) -> None:
+    """What the patch gives is for the new type: between two handlers nothing of the old payload is left in it."""
+    merged.pop("queue", None)
+    merged.pop(part, None)
+    if patch.get(part) is not None:
+        merged[part] = _merged({}, {part: patch[part]})[part]
 
 
 def _auth_of(document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -171,15 +189,19 @@ def _keep_masked(new: Document, old: Mapping[str, Any]) -> None:
             new_auth[field] = old_auth[field]
 
 
+def target_field(kind: str) -> str:
+    """Where a job of this type says what it calls."""
+    return TARGET_FIELDS.get(kind, PAYLOAD)
+
+
 def _read_target(document: Mapping[str, Any]) -> Target:
-    kind = document.get("type")
-    if not isinstance(kind, str) or kind not in TARGET_FIELDS:
-        known = ", ".join(map(repr, TARGET_FIELDS))
-        raise InvalidJob.at("/type", f"{kind!r} is not a kind of job known here", f"known: {known}")
-    wanted = TARGET_FIELDS[kind]
-    for other in TARGET_FIELDS.values():
+    kind = _read_type(document.get("type"))
+    wanted = target_field(kind)
+    for other in (*TARGET_FIELDS.values(), PAYLOAD):
         if other != wanted and document.get(other) is not None:
             raise InvalidJob.at(f"/{other}", f"does not belong to a job of type {kind}", f"give {wanted}")
+    if wanted == PAYLOAD:
+        return HandlerTarget(name=kind, payload=document.get(PAYLOAD) or {}, queue=document.get("queue", "handlers"))
     part = document.get(wanted)
     if part is None:
         raise InvalidJob.at(f"/{wanted}", f"is missing: it says what an {kind} job calls")
@@ -187,6 +209,15 @@ def _read_target(document: Mapping[str, Any]) -> Target:
         return _read_http(part) if kind == "HTTP" else _read_amqp(part)
     except InvalidJob as error:
         raise error.under(f"/{wanted}") from error
+
+
+def _read_type(kind: object) -> str:
+    if not isinstance(kind, str):
+        raise InvalidJob.at("/type", "is missing: it says what is called", KNOWN_TYPES)
+    if kind not in TARGET_FIELDS and (reason := wrong_name(kind)) is not None:
+        written = f"write it {kind.upper()}" if kind.upper() in TARGET_FIELDS else KNOWN_TYPES
+        raise InvalidJob.at("/type", reason, written)
+    return kind
 
 
 def _read_http(http: Mapping[str, Any]) -> HttpTarget:
@@ -296,6 +327,8 @@ def _write_target(target: Target, secrets: bool) -> Document:
             return {"http_job": _write_http(target, secrets)}
         case AmqpTarget():
             return {"amqp_job": _write_amqp(target, secrets)}
+        case HandlerTarget():
+            return {PAYLOAD: dict(target.payload), "queue": target.queue}
         case _:
             assert_never(target)
 
@@ -340,6 +373,7 @@ def _read_retry(retry: Mapping[str, Any]) -> RetryPolicy:
         "multiplier": retry.get("multiplier"),
         "maximum": _optional_seconds(retry, "max_seconds", "/retry"),
         "jitter": retry.get("jitter"),
+        "strategy": retry.get("strategy"),
     }
     return RetryPolicy(**{key: value for key, value in known.items() if value is not None})
 

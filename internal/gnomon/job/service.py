@@ -9,10 +9,13 @@ from itertools import islice, takewhile
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
+from gnomon.job import announced
+from gnomon.job.announced import Announced
 from gnomon.job.document import NAME, merge_patch, parse_instant, read_definition, write_definition
-from gnomon.job.errors import Conflict, InvalidJob, NameTaken, NotFound, RevisionMismatch
+from gnomon.job.errors import Conflict, InvalidJob, NameTaken, NotFound, RevisionMismatch, Unavailable
 from gnomon.job.model import Action, Definition, Execution, Job, JobStatus
 from gnomon.job.ports import (
+    Catalog,
     Event,
     ExecutionQuery,
     HistoryStore,
@@ -37,15 +40,16 @@ _REQUESTS = UUID("6f9d6b1e-3f0c-5b53-9c53-0d3a6f1f6b8e")  # a namespace of our o
 class JobService:
     """Every call answers with values of job/model.py or raises an error of job/errors.py."""
 
-    def __init__(self, *, jobs: JobStore, runs: RunStore, history: HistoryStore) -> None:
+    def __init__(self, *, jobs: JobStore, runs: RunStore, history: HistoryStore, catalog: Catalog) -> None:
         self._jobs = jobs
         self._runs = runs
         self._history = history
+        self._catalog = catalog
 
     def create(self, document: Mapping[str, Any]) -> Job:
         """Raises InvalidJob (nothing is stored) and NameTaken."""
-
-        return self._jobs.create(lambda now: _born(read_definition(document, now=now), now))
+        known = announced.ask(self._catalog, document)
+        return self._jobs.create(lambda now: _born(_read(document, known, None, now), now))
 
     def get(self, reference: str) -> Job:
         """`reference` is an id or `name:` and a name. Raises NotFound."""
@@ -63,14 +67,25 @@ class JobService:
         A job whose definition can't be read is mended by a patch that is a complete one. Raises InvalidJob, NotFound,
         NameTaken, and RevisionMismatch when the job is not at `if_revision`.
         """
+        before = self.get(reference)
+        # asked before the transaction begins: it holds a connection, and there may not be a second one
+        known = announced.ask(self._catalog, _patched(before, patch))
 
         def decide(job: Job, now: datetime) -> JobChange | None:
             _check_revision(job, if_revision)
-            present = {} if job.definition is None else write_definition(job.definition, secrets=True)
-            definition = read_definition(merge_patch(present, patch), now=now)
-            return _as_defined(job, definition, now)
+            return _as_defined(job, _read(_patched(job, patch), known, job.definition, now), now)
 
-        return self._jobs.update(self._id_of(reference), decide)
+        return self._jobs.update(before.id, decide)
+
+    def warnings(self, job: Job) -> Sequence[str]:
+        """What keeps the job from running as defined, as the workers are now: a handler that none of them has."""
+        if job.definition is None:
+            return []
+        try:
+            known = announced.ask(self._catalog, write_definition(job.definition, secrets=True))
+        except Unavailable:  # the change is made: not knowing this must not make it look as if it were not
+            return ["whether a worker has what the job names could not be found out now"]
+        return announced.warnings(job.definition, known)
 
     def ensure(self, name: str, define: Callable[[Job | None, datetime], Definition]) -> Job:
         """The job of this name as `define` says: created, changed in a new revision, or left alone where it is so.
@@ -186,6 +201,21 @@ def _born(definition: Definition, now: datetime) -> NewJob:
 
 def _as_defined(job: Job, definition: Definition, now: datetime) -> JobChange | None:
     return None if definition == job.definition else _edited(job, definition, now)
+
+
+def _read(document: Mapping[str, Any], known: Announced, before: Definition | None, now: datetime) -> Definition:
+    """Raises InvalidJob, and Conflict where the document names others than were asked about."""
+    try:
+        definition = read_definition(document, now=now)
+    except InvalidJob as error:
+        raise announced.refusal(error, known, before) from error
+    if not known.is_about(definition):
+        raise Conflict("the job was changed at the same time: repeat the change")
+    return announced.settled(definition, known, before)
+
+
+def _patched(job: Job, patch: Mapping[str, Any]) -> Mapping[str, Any]:
+    return merge_patch({} if job.definition is None else write_definition(job.definition, secrets=True), patch)
 
 
 def _edited(job: Job, definition: Definition, now: datetime) -> JobChange:

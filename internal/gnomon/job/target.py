@@ -10,11 +10,14 @@ from urllib.parse import SplitResult, urlsplit
 
 from gnomon.job.amqp import HOST, MASK, MAX_URL_LENGTH, Broker, short_string_errors, table_errors
 from gnomon.job.errors import FieldError, InvalidJob
+from gnomon.job.handlers import wrong_name
+from gnomon.job.payload import payload_errors, payload_text
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MAX_BODY_BYTES = 128 * 1024
 MAX_HEADERS = 64
 MAX_HEADER_BYTES = 8_192
+HANDLER_QUEUES = ("handlers", "async")
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, 5.6.2
 UNSAFE = re.compile(r"[\x00-\x20\x7f-\uffff\U00010000-\U0010ffff\\\"<>^`{|}]")
@@ -183,16 +186,35 @@ class AmqpTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class HandlerTarget:
-    """One call of a Python function, by the name under which workers have registered it."""
+    """One call of a Python function that workers have registered under a name; nothing stored is ever imported.
+
+    `payload` is a JSON object, and may hold what nobody else should see. `queue` is that of the workers which have the
+    function: `async` for an async one. Don't change the payload: the definition is shared.
+    """
 
     name: str
-    payload: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    payload: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     queue: Literal["handlers", "async"] = "handlers"
 
     kind: Literal["HANDLER"] = "HANDLER"
+    text: str = field(init=False, repr=False)  # by which payloads are compared: Python takes 1 and True for equal
+
+    def __post_init__(self) -> None:
+        if (reason := wrong_name(self.name)) is not None:
+            raise InvalidJob.at("/type", reason)
+        if self.queue not in HANDLER_QUEUES:
+            raise InvalidJob.at("/queue", f"must be {' or '.join(HANDLER_QUEUES)}")
+        if errors := payload_errors(self.payload):
+            raise InvalidJob(error.under("/payload") for error in errors)
+        object.__setattr__(self, "text", payload_text(self.payload))
 
 
-Target = HttpTarget | AmqpTarget
+Target = HttpTarget | AmqpTarget | HandlerTarget
+
+
+def type_of(target: Target) -> str:
+    """What a job's `type` says: the kind of its target, or the name of its handler."""
+    return target.name if isinstance(target, HandlerTarget) else target.kind
 
 
 def normalise_url(text: str) -> str:

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from gnomon.job.model import Execution, Overlap, State, Trigger
+from gnomon.job.target import type_of
 from gnomon.storage.memory.rows import SERIAL, JobRow, Row
 from gnomon.storage.memory.state import Memory
 
@@ -52,7 +53,7 @@ def give_birth(memory: Memory, job: JobRow, birth: Birth, state: State, now: dat
     )
     row = Row(
         execution=execution,
-        kind=definition.target.kind if pattern is None else pattern.kind,
+        kind=type_of(definition.target) if pattern is None else pattern.kind,
         queue=definition.target.queue if pattern is None else pattern.queue,
         overlap=SERIAL if birth.serial and definition.overlap is not Overlap.ALLOW else definition.overlap,
     )

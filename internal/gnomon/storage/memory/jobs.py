@@ -7,6 +7,7 @@ from uuid import UUID
 
 from gnomon.job.model import Definition, Job, JobStatus, State
 from gnomon.job.ports import JobChange, JobQuery, NewJob, Page
+from gnomon.job.target import type_of
 from gnomon.storage.cursors import read_cursor, write_cursor
 from gnomon.storage.memory.rows import JobRow
 from gnomon.storage.memory.state import Memory, as_stored
@@ -118,7 +119,7 @@ def _born(new: NewJob, definition: Definition, now: datetime) -> JobRow:
         id=new.id,
         definition=definition,
         name=definition.name,
-        kind=definition.target.kind,
+        kind=type_of(definition.target),
         tags=definition.tags,
         status=JobStatus.RUNNING,
         revision=1,

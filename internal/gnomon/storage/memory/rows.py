@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from gnomon.job.model import Definition, Execution, Job, Overlap, State
+from gnomon.job.target import type_of
 
 SERIAL = "serial"  # overlap of those that wait their turn, however many
 
@@ -90,7 +91,7 @@ class JobRow:
             definition=definition,
             revision=revision,
             name=definition.name,
-            kind=definition.target.kind,
+            kind=type_of(definition.target),
             tags=definition.tags,
         )
 

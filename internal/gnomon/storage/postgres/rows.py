@@ -10,6 +10,7 @@ from gnomon.job.document import read_definition, write_definition
 from gnomon.job.errors import InvalidJob
 from gnomon.job.model import Definition
 from gnomon.job.schedule import At, Cron, Every, Schedule, Timing
+from gnomon.job.target import type_of
 
 
 def read_timing(row: Row[Any]) -> Timing:
@@ -52,7 +53,7 @@ def definition_columns(definition: Definition) -> dict[str, Any]:
     schedule = definition.timing.schedule
     return {
         "name": definition.name,
-        "type": definition.target.kind,
+        "type": type_of(definition.target),
         "queue": definition.target.queue,
         "cron_schedule": schedule.expression if isinstance(schedule, Cron) else None,
         "interval_seconds": schedule.seconds if isinstance(schedule, Every) else None,

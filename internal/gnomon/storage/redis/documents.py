@@ -21,6 +21,7 @@ from gnomon.job.model import (
 )
 from gnomon.job.plan import DueJob
 from gnomon.job.schedule import At, Cron, Every, Schedule, Timing
+from gnomon.job.target import type_of
 from gnomon.storage.redis.database import instant, mapping, micros, optional_instant
 
 
@@ -43,7 +44,7 @@ def job_columns(definition: Definition) -> dict[str, Any]:
     """What dispatch and lists read without opening the definition."""
     columns = {
         "name": definition.name,
-        "type": definition.target.kind,
+        "type": type_of(definition.target),
         "queue": definition.target.queue,
         "overlap": definition.overlap.value,
         "max_attempts": definition.retry.max_attempts,

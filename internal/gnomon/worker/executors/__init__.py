@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar, assert_never
 from uuid import UUID
 
-from gnomon.job.outcome import Outcome, Sent
-from gnomon.job.target import AmqpTarget, HttpTarget, Target
+from gnomon.job.outcome import Failed, Outcome, Sent
+from gnomon.job.target import AmqpTarget, HandlerTarget, HttpTarget, Target
 
 TargetT_contra = TypeVar("TargetT_contra", contravariant=True)
 
@@ -69,6 +69,9 @@ class Executors:
                 return await self._http.execute(target, call)
             case AmqpTarget():
                 return await self._amqp.execute(target, call)
+            case HandlerTarget():
+                message = f"the handler {target.name!r} was sent to a worker that calls targets only"
+                return Failed(code="no_handler", message=message, sent=Sent.NOT_SENT, permanent=False)
             case _:
                 assert_never(target)
 
