@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gnomon.job.errors import InvalidJob
 from gnomon.job.outcome import Failed, Sent
-from gnomon.job.retry import GiveUp, Retry, RetryPolicy, decide_retry
+from gnomon.job.retry import GiveUp, Retry, RetryAttempt, RetryPolicy, WrongAnswer, decide_retry
 
 
 def failed(**changes: Any) -> Failed:
@@ -133,6 +133,9 @@ def test_pause_stays_within_its_bounds_and_never_shrinks(policy: RetryPolicy, fa
         ("jitter", {"jitter": -0.1}),
         ("jitter", {"jitter": 1.1}),
         ("jitter", {"jitter": float("nan")}),
+        ("strategy", {"strategy": ""}),
+        ("strategy", {"strategy": "a b"}),
+        ("strategy", {"strategy": "a\x00"}),
     ],
 )
 def test_policy_names_the_field_that_is_wrong(field: str, changes: dict[str, Any]) -> None:
@@ -145,3 +148,86 @@ def test_policy_names_every_field_that_is_wrong() -> None:
     with pytest.raises(InvalidJob) as caught:
         RetryPolicy(max_attempts=0, jitter=2)
     assert [error.pointer for error in caught.value.errors] == ["/retry/max_attempts", "/retry/jitter"]
+
+
+NAMED = RetryPolicy(max_attempts=4, strategy="patient")
+
+
+def decide_with(answer: Any, failure: Failed | None = None, failures: int = 1, **more: Any) -> Retry | GiveUp:
+    def strategy(attempt: RetryAttempt) -> Any:
+        asked.append(attempt)
+        return answer
+
+    asked: list[RetryAttempt] = []
+    decision = decide_retry(
+        NAMED,
+        **{"failures": failures, "failure": failure or failed(), "at_most_once": False, "rand": 0.5, **more},
+        strategy=strategy,
+        elapsed=timedelta(seconds=3),
+    )
+    assert len(asked) <= 1
+    return decision if asked else GiveUp("not asked")
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        (timedelta(minutes=7), 420),
+        (90, 90),
+        (0.25, 0.25),
+        (0, 0),
+        (-5, 0),
+        (timedelta(days=-1), 0),
+        (timedelta(days=300), 86_400),
+        (1e300, 86_400),
+        (float("inf"), 86_400),
+        (10**400, 86_400),
+    ],
+)
+def test_strategy_decides_on_the_pause_within_a_day(answer: Any, seconds: float) -> None:
+    assert decide_with(answer, failed(retry_after=timedelta(seconds=1))) == Retry(timedelta(seconds=seconds))
+
+
+def test_strategy_gives_up_with_none() -> None:
+    decision = decide_with(None)
+    assert isinstance(decision, GiveUp)
+    assert "patient" in decision.reason
+
+
+@pytest.mark.parametrize("answer", ["5", float("nan"), True, [], object()])
+def test_answer_that_is_no_pause_is_an_error(answer: Any) -> None:
+    with pytest.raises(WrongAnswer):
+        decide_with(answer)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [{"failures": 4}, {"failure": failed(permanent=True)}, {"at_most_once": True}],
+    ids=["attempts used up", "permanent", "answered at most once"],
+)
+def test_strategy_is_not_asked_where_no_attempt_is_allowed(case: dict[str, Any]) -> None:
+    assert decide_with(5, **case) == GiveUp("not asked")
+
+
+def test_strategy_is_told_what_happened() -> None:
+    told: list[RetryAttempt] = []
+
+    def strategy(attempt: RetryAttempt) -> int:
+        told.append(attempt)
+        return 1
+
+    failure = failed(response_status=503, retry_after=timedelta(seconds=9))
+    decide_retry(
+        NAMED, failures=2, failure=failure, at_most_once=False, rand=0, strategy=strategy, elapsed=timedelta(seconds=3)
+    )
+    assert told == [
+        RetryAttempt(
+            failures=2,
+            max_attempts=4,
+            error_code="status",
+            error_message="503",
+            response_status=503,
+            elapsed=timedelta(seconds=3),
+            retry_after=timedelta(seconds=9),
+        )
+    ]

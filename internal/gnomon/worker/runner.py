@@ -19,7 +19,7 @@ from gnomon.worker.executors import BrokenOff, Call, Executor
 from gnomon.worker.flights import Abort, Flight, Flights, monotonic, trusted_until
 from gnomon.worker.recorder import Recorder
 from gnomon.worker.slots import Slots
-from gnomon.worker.verdict import Interrupted, Tried, judge, not_begun, unreadable
+from gnomon.worker.verdict import NO_STRATEGIES, Interrupted, Strategies, Tried, judge, not_begun, unreadable
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -51,8 +51,10 @@ class Runner:
         new_loop: Callable[[], asyncio.AbstractEventLoop],
         concurrency: int,
         lease: timedelta,
+        strategies: Strategies = NO_STRATEGIES,
     ) -> None:
         self._store = store
+        self._strategies = strategies
         self._make_executors = executors
         self._loop = new_loop()
         self._lease = lease
@@ -243,7 +245,7 @@ class Runner:
 
     def _record(self, flight: Flight, outcome: Outcome | Interrupted, duration: timedelta = timedelta(0)) -> None:
         tried = _tried(flight.claimed, flight.owner, duration, flight.abort is Abort.CANCELLED)
-        self._recorder.add(judge(flight.definition, tried, outcome))
+        self._recorder.add(judge(flight.definition, tried, outcome, self._strategies))
 
     async def _outcome(self, flight: Flight) -> Outcome | Interrupted:
         if flight.abort is not None:
