@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from support.stores import STORES, TimedScene
+from support.stores import STORES
+from support.timed import TimedScene
 
 
 @pytest.fixture(params=STORES)

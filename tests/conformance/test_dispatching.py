@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from support.stores import TimedScene, together
+from support.timed import TimedScene, together
 from support.world import record
 
 from gnomon.job.ids import scheduled_id
@@ -170,7 +170,7 @@ def test_those_that_fell_behind_are_taken_in_small_batches_that_follow_at_once(w
 
 def test_job_whose_plan_raises_is_held_with_its_reason_for_an_hour_and_the_others_go_on(world: TimedScene) -> None:
     poison, healthy = world.create(interval_seconds=86_400), world.create(interval_seconds=86_400)
-    moment = world.make_due(poison, healthy)
+    world.make_due(poison, healthy)
 
     def decide(jobs: Sequence[DueJob], now: datetime) -> list[Plan | Hold]:
         plans = plan_batch(jobs, now)
@@ -179,7 +179,7 @@ def test_job_whose_plan_raises_is_held_with_its_reason_for_an_hour_and_the_other
     done = world.dispatch.dispatch(decide, limit=10)
     assert done.held == {poison.id: "boom"}
     held = world.service.get(str(poison.id))
-    assert (held.hold_reason, held.next_run, held.status) == ("boom", moment, JobStatus.RUNNING)
+    assert (held.hold_reason, held.next_run, held.status) == ("boom", poison.next_run, JobStatus.RUNNING)
     assert held.held_until is not None
     assert world.states_of(healthy) == ["PENDING"]
     assert world.dispatch.dispatch(decide, limit=10).jobs == 0  # held, though still due

@@ -4,7 +4,7 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from support.stores import TICK, TimedScene
+from support.timed import TICK, TimedScene
 from support.world import record
 
 from gnomon.job.model import State
@@ -71,7 +71,7 @@ def test_returned_slot_of_a_later_retry_is_not_due_before_it(world: TimedScene, 
     world.dispatch.return_slots(published)
     assert until_next(world) > 3000
     assert world.dispatch.republish(limit=10) == {}
-    world.advance(timedelta(hours=1))
+    world.advance(timedelta(hours=1, seconds=5))
     assert world.dispatch.republish(limit=10) == {"io": published}
 
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from support.stores import TimedScene
+from support.timed import TimedScene
 from support.world import LEASE, record, token
 
 from gnomon.job.model import Execution, State

@@ -1,15 +1,12 @@
 """The stores on one real Redis, with a clock that a test moves."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
 
 from gnomon.job.ids import MICROSECOND
-from gnomon.job.model import Execution, Job
-from gnomon.job.ports import Claimed, ExecutionQuery
+from gnomon.job.model import Job
 from gnomon.job.service import JobService
-from gnomon.scheduler.dispatch import plan_batch
 from gnomon.storage.redis.client import connect
 from gnomon.storage.redis.database import RedisDatabase
 from gnomon.storage.redis.dispatch import RedisDispatchStore
@@ -18,10 +15,10 @@ from gnomon.storage.redis.history import RedisHistoryStore
 from gnomon.storage.redis.jobs import RedisJobStore
 from gnomon.storage.redis.runs import RedisRunStore
 from support.catalog import KnownCatalog
-from support.world import HTTP_JOB, LEASE
+from support.world import Scene
 
 
-class RedisWorld:
+class RedisWorld(Scene):
     """One namespace seen through every store."""
 
     def __init__(self, url: str, *, namespace: str = "test", kept: int = 1_000, answer_seconds: float = 5.0) -> None:
@@ -31,21 +28,18 @@ class RedisWorld:
         self.history = RedisHistoryStore(self.database)
         self.runs = RedisRunStore(self.database)
         self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history, catalog=KnownCatalog())
-        self.dispatch = RedisDispatchStore(self.database)
+        self.dispatch = self.scheduler()
         self.executions = self.worker("worker-1")
 
     def worker(self, name: str) -> RedisExecutionStore:
         return RedisExecutionStore(self.database, worker=name)
 
+    def scheduler(self, *, names: Callable[[], Collection[str]] | None = None) -> RedisDispatchStore:
+        return RedisDispatchStore(self.database, names=names)
+
     def advance(self, time: timedelta) -> None:
         """Time passes for everything in the namespace."""
         self.client.incrby(f"{self.database.prefix}clock", time // MICROSECOND)
-
-    def create(self, **document: Any) -> Job:
-        given = {"type": "HTTP", "http_job": HTTP_JOB, **document}
-        if not {"cron_schedule", "execute_at", "delay_seconds"} & given.keys():
-            given.setdefault("interval_seconds", 3600)
-        return self.service.create(given)
 
     def due(self, **document: Any) -> Job:
         """A job that is due now."""
@@ -58,23 +52,6 @@ class RedisWorld:
         next_run = self.jobs.get(job.id).next_run
         assert next_run is not None
         self.advance(max(timedelta(0), next_run - ahead.now))
-
-    def dispatched(self, *, limit: int = 1000) -> list[UUID]:
-        """One dispatch; the ids it published."""
-        done = self.dispatch.dispatch(plan_batch, limit=limit)
-        return [execution_id for ids in done.published.values() for execution_id in ids]
-
-    def claim(
-        self, ids: Iterable[UUID], *, lease: timedelta = LEASE, delivery: UUID | None = None
-    ) -> Sequence[Claimed]:
-        return self.executions.claim(list(ids), delivery=delivery or uuid4(), lease=lease)
-
-    def history_of(self, job: Job) -> list[Execution]:
-        return list(self.history.list(job.id, ExecutionQuery(limit=500)).items)
-
-    def states_of(self, job: Job) -> list[str]:
-        """Oldest first."""
-        return [execution.state.value for execution in reversed(self.history_of(job))]
 
     def problems(self) -> list[str]:
         """What the indices say that the rows don't, or the other way round; none, however the scripts were used."""

@@ -3,14 +3,11 @@
 STORES is the table that tests/conformance runs through: a store is one line of it.
 """
 
-import threading
-from collections.abc import Callable, Collection
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import pytest
 
-from gnomon.job.model import Job
-from gnomon.job.ports import DispatchStore
 from gnomon.job.service import JobService
 from gnomon.storage.memory.dispatch import MemoryDispatchStore
 from gnomon.storage.memory.executions import MemoryExecutionStore
@@ -20,43 +17,12 @@ from gnomon.storage.memory.runs import MemoryRunStore
 from gnomon.storage.memory.state import Memory
 from gnomon.storage.postgres.dispatch import PostgresDispatchStore
 from gnomon.storage.postgres.executions import PostgresExecutionStore
+from gnomon.storage.redis.dispatch import RedisDispatchStore
+from gnomon.storage.redis.executions import RedisExecutionStore
 from support.catalog import KnownCatalog
-from support.world import Scene, World
-
-Names = Callable[[], Collection[str]] | None
-START = datetime(2030, 1, 7, 12, tzinfo=UTC)
-TICK = timedelta(milliseconds=1)
-
-
-class TimedScene(Scene):
-    """A scene in which time passes when a test says so."""
-
-    def advance(self, time: timedelta) -> None:
-        """Time passes for the whole store."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Gives back what the store holds."""
-
-    def scheduler(self, *, names: Names = None) -> DispatchStore:
-        """That of another process, for jobs of these names only, if there are any."""
-        raise NotImplementedError
-
-    def now(self) -> datetime:
-        return self.dispatch.horizon().now
-
-    def make_due(self, *jobs: Job, ago: float = 0.0) -> datetime:
-        """Waits until the next moment of the last of these jobs was due `ago` seconds ago; that moment."""
-        moments = [self.service.get(str(job.id)).next_run for job in jobs]
-        last = max(moment for moment in moments if moment is not None)
-        self.advance(last + timedelta(seconds=ago) - self.now())
-        return last
-
-    def due(self, **document: object) -> Job:
-        """A job that is due now."""
-        job = self.create(**document)
-        self.make_due(job)
-        return job
+from support.redis_world import RedisWorld
+from support.timed import START, Names, TimedScene
+from support.world import World
 
 
 class MemoryScene(TimedScene):
@@ -119,26 +85,43 @@ def make_clock(database_url: str) -> None:
     world.close()
 
 
+class RedisScene(TimedScene):
+    """The server's own clock goes on, from where a test has put it; what it ran ahead is made good with each move."""
+
+    def __init__(self, url: str) -> None:
+        self._world = RedisWorld(url)
+        self._world.database.open()
+        self.service = self._world.service
+        self.dispatch = self._world.dispatch
+        self.executions = self._world.executions
+        self.history = self._world.history
+        self._now = START
+        self._move()
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self, time: timedelta) -> None:
+        self._now += time
+        self._move()
+
+    def close(self) -> None:
+        problems = self._world.problems()
+        self._world.close()
+        assert problems == []
+
+    def worker(self, name: str) -> RedisExecutionStore:
+        return self._world.worker(name)
+
+    def scheduler(self, *, names: Names = None) -> RedisDispatchStore:
+        return self._world.scheduler(names=names)
+
+    def _move(self) -> None:
+        self._world.advance(max(self._now - self.dispatch.horizon().now, timedelta(0)))
+
+
 STORES: dict[str, Callable[[pytest.FixtureRequest], TimedScene]] = {
     "memory": lambda request: MemoryScene(),
+    "redis": lambda request: RedisScene(request.getfixturevalue("redis_url")),
     "postgres": lambda request: PostgresScene(request.getfixturevalue("database_url")),
 }
-
-
-def together(*calls: Callable[[], object]) -> None:
-    """Calls them at the same time, each in a thread of its own, and raises what one of them raised."""
-    errors: list[BaseException] = []
-
-    def run(call: Callable[[], object]) -> None:
-        try:
-            call()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
