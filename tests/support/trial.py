@@ -353,7 +353,9 @@ class Trial:
         if self.point.step in ("E", AMQP):
             yield f"the failpoint {self.point.step}."
         if isinstance(self.scene, Leaving) and self.cell.action in (Action.STOP, Action.PAUSE):
-            yield "gnomon.process.last_resort"  # it was frozen beyond the time that it had to end
+            # it was frozen beyond the time that it had to end
+            yield "gnomon.process.last_resort"
+            yield "outcomes could not be recorded"
 
 
 RETRY: Mapping[str, Any] = {"max_attempts": 10, "initial_seconds": 0.2, "multiplier": 1, "max_seconds": 0.5}
