@@ -44,9 +44,10 @@ def test_flag_wins_over_environment_over_file_over_default(file: Path) -> None:
 @pytest.mark.parametrize("setting", declared(), ids=lambda setting: setting.name)
 def test_every_setting_reads_its_default_from_file_environment_and_flag(file: Path, setting: Setting) -> None:
     section, key = setting.name.split(".")
-    default = explained(load_settings({}, {}), setting.name).default or {"db.url": "postgresql://db.example/x"}.get(
-        setting.name, "10.0.0.0/8"
-    )
+    default = explained(load_settings({}, {}), setting.name).default or {
+        "db.url": "postgresql://db.example/x",
+        "cache.url": "redis://x",
+    }.get(setting.name, "10.0.0.0/8")
     file.write_text(f"{section}:\n  {key}: {default}\n")
     by_file = load_settings({}, {})
     file.unlink()

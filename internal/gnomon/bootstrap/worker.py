@@ -20,6 +20,7 @@ from gnomon.queue.celery.app import create_app
 from gnomon.queue.celery.consumer import run_worker
 from gnomon.queue.celery.watchdog import ConsumeWatchdog
 from gnomon.settings import Settings
+from gnomon.storage.cache import DefinitionCache
 from gnomon.storage.postgres.executions import PostgresExecutionStore
 from gnomon.storage.postgres.instances import PostgresInstanceStore
 from gnomon.storage.postgres.migrate import require_latest
@@ -40,6 +41,8 @@ def run(settings: Settings) -> int:
     stop.install()
     start_logging(settings, role="worker")
     make_executors = _executors(settings)
+    cache_url = settings.cache_url()
+    cache = None if cache_url is None else DefinitionCache(cache_url)
     app = create_app(settings.queue_url(), queues=settings.worker.queues, task_events=settings.queue.task_events)
     end_within(settings.worker.shutdown_timeout + FAREWELL, stop)
     engine = open_engine(settings)
@@ -48,7 +51,7 @@ def run(settings: Settings) -> int:
     identity = identity_of(settings, Role.WORKER, queues=settings.worker.queues)
     heartbeat = Heartbeat(PostgresInstanceStore(engine), identity)
     heartbeat.start()
-    store = PostgresExecutionStore(engine, instance=identity.id, worker=identity.name)
+    store = PostgresExecutionStore(engine, instance=identity.id, worker=identity.name, cache=cache)
     runner = Runner(
         store=store,
         executors=make_executors,
@@ -72,6 +75,8 @@ def run(settings: Settings) -> int:
         on_ready=lambda: log.info("worker %s is ready", settings.scheduler.id),
     )
     heartbeat.stop()
+    if cache is not None:
+        cache.close()
     engine.dispose()
     return code
 

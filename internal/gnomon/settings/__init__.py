@@ -25,6 +25,7 @@ from gnomon.settings.database_url import address_of, driver_url
 from gnomon.settings.kinds import (
     Address,
     BrokerUrl,
+    CacheUrl,
     Count,
     DatabaseUrl,
     Duration,
@@ -102,6 +103,16 @@ class Queue(Section):
     task_events: Switch = Field(default=False, description="send the events that Flower shows; costs some throughput")
 
 
+class Cache(Section):
+    """A Redis that spares the database questions; without it everything works."""
+
+    url: CacheUrl | None = Field(
+        default=None,
+        description="where workers keep job definitions, as Postgres holds them with their credentials: protect it "
+        "equally; off where it is not set",
+    )
+
+
 def _generated_id() -> str:
     return f"{socket.gethostname()[:150]}-{os.getpid()}-{secrets.token_hex(3)}"
 
@@ -161,6 +172,7 @@ class Settings(BaseSettings):
     web: Web = Web()
     db: Database = Database()
     queue: Queue = Queue()
+    cache: Cache = Cache()
     scheduler: Scheduler = Field(default_factory=lambda: Scheduler())
     worker: Worker = Worker()
     egress: Egress = Egress()
@@ -178,6 +190,10 @@ class Settings(BaseSettings):
     def queue_url(self) -> str:
         """The broker's address, password included."""
         return self.queue.url.get_secret_value()
+
+    def cache_url(self) -> str | None:
+        """The cache's address, password included; None where there is none."""
+        return None if self.cache.url is None else self.cache.url.get_secret_value()
 
     def origin_of(self, name: str) -> str:
         """The flag, variable or file that gave this setting its value, or `default`."""

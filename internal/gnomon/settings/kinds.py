@@ -101,6 +101,11 @@ BrokerUrl = Annotated[
     _check_scheme("redis", "rediss", "amqp", "amqps"),
     Expects("a URL that begins with redis://, rediss://, amqp:// or amqps://"),
 ]
+CacheUrl = Annotated[
+    SecretStr,
+    _check_scheme("redis", "rediss"),
+    Expects("a URL that begins with redis:// or rediss://"),
+]
 Level = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
     BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),

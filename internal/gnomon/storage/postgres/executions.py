@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import Engine, TextClause
@@ -16,18 +16,25 @@ from gnomon.storage.postgres.engine import autocommit, is_passing, translated
 from gnomon.storage.postgres.literals import json_rows, json_tokens, uuid_array
 from gnomon.storage.postgres.rows import read_stored_definition
 
+if TYPE_CHECKING:  # its driver is needed only where there is a cache
+    from gnomon.storage.cache import DefinitionCache
+
 log = logging.getLogger(__name__)
 
 AGAIN_AFTER_FAILURE = "retried"
 
 
 class PostgresExecutionStore:
-    """ExecutionStore on Postgres. `instance` names this process in the tallies, `worker` in the executions."""
+    """ExecutionStore on Postgres. `instance` names this process in the tallies, `worker` in the executions.
 
-    def __init__(self, engine: Engine, *, instance: UUID, worker: str) -> None:
+    Definitions are looked for in `cache` first, if there is one.
+    """
+
+    def __init__(self, engine: Engine, *, instance: UUID, worker: str, cache: "DefinitionCache | None" = None) -> None:
         self._engine = autocommit(engine)
         self._instance = instance
         self._worker = worker
+        self._cache = cache
 
     def claim(self, ids: Collection[UUID], *, delivery: UUID, lease: timedelta) -> Sequence[Claimed]:
         """C."""
@@ -43,11 +50,15 @@ class PostgresExecutionStore:
 
     def definitions(self, revisions: Collection[tuple[UUID, int]]) -> Mapping[tuple[UUID, int], Definition]:
         """Immutable, so what this returns may be kept for ever."""
-        keys = json_rows([{"job_id": job_id, "revision": revision} for job_id, revision in revisions])
-        with translated(), self._engine.connect() as connection:
-            rows = connection.execute(statements.DEFINITIONS, {"keys": keys}).all()
-        found = {(row.job_id, row.revision): _read(row.job_id, row.revision, row.definition) for row in rows}
-        return {key: definition for key, definition in found.items() if definition is not None}
+        cached = {} if self._cache is None else self._cache.find(revisions)
+        found = _readable(cached)  # it may hold garbage: then the database is asked
+        missing = [key for key in revisions if key not in found]
+        if missing:
+            stored = self._stored(missing)
+            found |= _readable(stored, tell=True)
+            if self._cache is not None:
+                self._cache.keep({key: document for key, document in stored.items() if key in found})
+        return found
 
     def start(self, tokens: Collection[Token], *, delivery: UUID, margin: timedelta) -> set[UUID]:
         """S."""
@@ -104,6 +115,12 @@ class PostgresExecutionStore:
         with translated(), self._engine.connect() as connection:
             return int(connection.execute(statements.OVERLOOKED, parameters).scalar_one())
 
+    def _stored(self, revisions: Collection[tuple[UUID, int]]) -> dict[tuple[UUID, int], Mapping[str, Any]]:
+        keys = json_rows([{"job_id": job_id, "revision": revision} for job_id, revision in revisions])
+        with translated(), self._engine.connect() as connection:
+            rows = connection.execute(statements.DEFINITIONS, {"keys": keys}).all()
+        return {(row.job_id, row.revision): row.definition for row in rows}
+
     def _ids(self, statement: TextClause, parameters: Mapping[str, Any]) -> set[UUID]:
         with translated(), self._engine.connect() as connection:
             found = connection.execute(statement, parameters).scalars()
@@ -125,15 +142,21 @@ def _record_row(record: Record) -> dict[str, Any]:
     }
 
 
-def _read(job_id: UUID, revision: int, document: Mapping[str, Any]) -> Definition | None:
-    definition = read_stored_definition(document)
-    if isinstance(definition, Definition):
-        return definition
-    log.error(
-        "job %s: revision %s can't be read (%s); its executions fail until it is edited",
-        job_id,
-        revision,
-        definition.reason,
-        extra={"job_id": str(job_id)},
-    )
-    return None
+def _readable(
+    documents: Mapping[tuple[UUID, int], Mapping[str, Any]], *, tell: bool = False
+) -> dict[tuple[UUID, int], Definition]:
+    """Those that are definitions; `tell` says in the log which are not."""
+    found: dict[tuple[UUID, int], Definition] = {}
+    for (job_id, revision), document in documents.items():
+        definition = read_stored_definition(document)
+        if isinstance(definition, Definition):
+            found[job_id, revision] = definition
+        elif tell:
+            log.error(
+                "job %s: revision %s can't be read (%s); its executions fail until it is edited",
+                job_id,
+                revision,
+                definition.reason,
+                extra={"job_id": str(job_id)},
+            )
+    return found

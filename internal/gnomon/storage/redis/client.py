@@ -35,10 +35,13 @@ PASSING = {
 _WORD = re.compile(rf"(?<![A-Za-z])({'|'.join(PASSING)})(?![A-Za-z])")
 
 
-def connect(url: str, *, connections: int = 20, answer_seconds: float = ANSWER_SECONDS) -> "redis.Redis":
+def connect(
+    url: str, *, connections: int = 20, answer_seconds: float = ANSWER_SECONDS, texts: bool = True
+) -> "redis.Redis":
     """A pool that connects when first used, with a time limit on everything and no retries of its own.
 
     A script whose reply was lost may have been carried out: only the caller knows whether it may be sent again.
+    Answers are texts, or bytes.
     Raises ConfigurationError for a URL that is not one of Redis.
     """
     if not url.startswith(("redis://", "rediss://", "unix://")):
@@ -47,12 +50,12 @@ def connect(url: str, *, connections: int = 20, answer_seconds: float = ANSWER_S
         pool = redis.BlockingConnectionPool.from_url(
             url,
             max_connections=connections,
-            timeout=ANSWER_SECONDS,
+            timeout=answer_seconds,
             socket_connect_timeout=min(CONNECT_SECONDS, answer_seconds),
             socket_timeout=answer_seconds,
             health_check_interval=30,
             retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
+            decode_responses=texts,
             client_name="gnomon",
         )
         return redis.Redis(connection_pool=pool)
