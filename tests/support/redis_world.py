@@ -1,14 +1,14 @@
 """The stores on one real Redis, with a clock that a test moves."""
 
 from collections.abc import Callable, Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from gnomon.job.ids import MICROSECOND
 from gnomon.job.model import Job
 from gnomon.job.service import JobService
 from gnomon.storage.redis.client import connect
-from gnomon.storage.redis.database import RedisDatabase
+from gnomon.storage.redis.database import RedisDatabase, micros
 from gnomon.storage.redis.dispatch import RedisDispatchStore
 from gnomon.storage.redis.executions import RedisExecutionStore
 from gnomon.storage.redis.history import RedisHistoryStore
@@ -40,6 +40,10 @@ class RedisWorld(Scene):
     def advance(self, time: timedelta) -> None:
         """Time passes for everything in the namespace."""
         self.client.incrby(f"{self.database.prefix}clock", time // MICROSECOND)
+
+    def hold_clock(self, moment: datetime) -> None:
+        """It stands still at this moment."""
+        self.client.set(f"{self.database.prefix}clock", f"={micros(moment)}")
 
     def due(self, **document: Any) -> Job:
         """A job that is due now."""

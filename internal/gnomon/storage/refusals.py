@@ -42,10 +42,15 @@ def overlapping(job_id: UUID, active: tuple[UUID, str] | None) -> Overlapping:
     )
 
 
+def not_failed(execution_id: UUID | None, state: str) -> Conflict:
+    """Nothing is there to be tried again."""
+    return Conflict(f"execution {execution_id} is {state}: only what failed can be tried again")
+
+
 def refuse_repeat(execution: Execution) -> None:
     """Raises Conflict for an execution that did not fail."""
     if execution.state not in REPEATABLE:
-        raise Conflict(f"execution {execution.id} is {execution.state}: only what failed can be tried again")
+        raise not_failed(execution.id, execution.state)
 
 
 def refuse_cancel(execution: Execution) -> None:

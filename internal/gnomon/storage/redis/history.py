@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from gnomon.job.errors import NotFound
 from gnomon.job.ids import id_bounds
 from gnomon.job.model import Execution, State
 from gnomon.job.ports import DURATION_BUCKETS, ExecutionQuery, Page, Tally
 from gnomon.storage.cursors import read_cursor, write_cursor
 from gnomon.storage.redis.database import RedisDatabase, mapping, parts
 from gnomon.storage.redis.documents import read_execution
+from gnomon.storage.refusals import no_execution, no_job
 
 SCANNED_AT_ONCE = 1_000
 SHOWN_AT_ONCE = 100
@@ -27,7 +27,7 @@ class RedisHistoryStore:
         """With the attempts that did not end it."""
         found = self._read([execution_id])
         if not found:
-            raise NotFound(f"no execution {execution_id}")
+            raise no_execution(execution_id)
         return found[0]
 
     def list(self, job_id: UUID | None, query: ExecutionQuery) -> Page[Execution]:
@@ -35,7 +35,7 @@ class RedisHistoryStore:
         wanted = query.offset + query.limit
         found = self._scan(_index(job_id, query), query, wanted + 1)
         if not found and job_id is not None and not self._database.run("history_exists", id=job_id):
-            raise NotFound(f"no job {job_id}")
+            raise no_job(job_id)
         items = self._read(map(UUID, found[query.offset : wanted]))
         more = len(found) > wanted and items
         return Page(items=items, cursor=write_cursor(items[-1].scheduled_at, items[-1].id) if more else None)

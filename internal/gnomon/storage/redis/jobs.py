@@ -5,12 +5,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from gnomon.job.errors import Conflict, NameTaken, NotFound
+from gnomon.job.errors import Conflict, NotFound
 from gnomon.job.model import Action, Job
 from gnomon.job.ports import Event, JobChange, JobQuery, NewJob, Page
 from gnomon.storage.cursors import read_cursor, write_cursor
 from gnomon.storage.redis.database import SCRIPT_ROWS, RedisDatabase, instant, micros, parts, present
 from gnomon.storage.redis.documents import job_columns, job_version, read_job, write_document
+from gnomon.storage.refusals import name_taken, no_job, no_job_named
 
 SCANNED_AT_ONCE = 1_000
 SHOWN_AT_ONCE = 50
@@ -43,18 +44,18 @@ class RedisJobStore:
             },
         )
         if created == "name_taken":
-            raise _name_taken(new.definition.name)
+            raise name_taken(new.definition.name)
         if created == "exists":
             raise Conflict(f"a job {new.id} exists already")
         return read_job(created)
 
     def get(self, job_id: UUID) -> Job:
         """Raises NotFound."""
-        return self._read(f"no job {job_id}", id=job_id)[0]
+        return self._read(no_job(job_id), id=job_id)[0]
 
     def get_by_name(self, name: str) -> Job:
         """Raises NotFound."""
-        return self._read(f"no job is named {name[:200]!r}", name=name)[0]
+        return self._read(no_job_named(name), name=name)[0]
 
     def list(self, query: JobQuery) -> Page[Job]:
         """Newest first. Filters look at each job, a thousand in one script."""
@@ -77,15 +78,15 @@ class RedisJobStore:
         """`decide` is asked again where another change, or a dispatch, was quicker."""
 
         def attempt() -> Job | None:
-            job, now, version = self._read(f"no job {job_id}", id=job_id)
+            job, now, version = self._read(no_job(job_id), id=job_id)
             change = decide(job, now)
             if change is None:
                 return job
             written = self._database.run("update", id=job_id, version=version, **_changes(job, change, now))
             if written == "name_taken":
-                raise _name_taken(None if change.definition is None else change.definition.name)
+                raise name_taken(None if change.definition is None else change.definition.name)
             if written == "not_found":
-                raise NotFound(f"no job {job_id}")
+                raise no_job(job_id)
             return None if written == "changed" else read_job(written)
 
         return self._database.decided(attempt, f"job {job_id}")
@@ -94,14 +95,14 @@ class RedisJobStore:
         """The job is gone with the first script; where very much waits, it is cancelled in parts."""
         left = self._database.run("delete", id=job_id, limit=SCRIPT_ROWS)
         if left == "not_found":
-            raise NotFound(f"no job {job_id}")
+            raise no_job(job_id)
         while left:
             left = self._database.run("sweep", id=job_id, limit=SCRIPT_ROWS)
 
-    def _read(self, missing: str, **reference: Any) -> tuple[Job, datetime, str]:
+    def _read(self, missing: NotFound, **reference: Any) -> tuple[Job, datetime, str]:
         found = self._database.run("job", **reference)
         if found is None:
-            raise NotFound(missing)
+            raise missing
         now, shown = found
         return read_job(shown), instant(now), job_version(shown)
 
@@ -150,7 +151,3 @@ def _member(created_at: datetime, job_id: UUID) -> str:
 def _cursor(member: str) -> str:
     created_at, _, job_id = member.partition(":")
     return write_cursor(instant(created_at), UUID(job_id))
-
-
-def _name_taken(name: str | None) -> NameTaken:
-    return NameTaken(f"another job is named {name!r}: choose another name, or change that job")

@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from gnomon.job.errors import Conflict, KeyReused, NotFound, Overlapping
 from gnomon.job.ids import backfill_id, id_bounds
-from gnomon.job.model import Execution, Job, State
+from gnomon.job.model import Execution, Job
 from gnomon.job.ports import Once, Requested
 from gnomon.storage.redis.database import RedisDatabase, instant, micros
 from gnomon.storage.redis.documents import job_version, read_execution, read_job
+from gnomon.storage.refusals import key_reused, no_execution, no_job, not_failed, overlapping, refuse_cancel
 
 KEPT = timedelta(hours=24)
 
@@ -45,7 +45,7 @@ class RedisRunStore:
         def attempt() -> list[datetime] | None:
             found = self._database.run("job", id=job_id)
             if found is None:
-                raise NotFound(f"no job {job_id}")
+                raise no_job(job_id)
             now, shown = found
             chosen = choose(read_job(shown), instant(now))
             booked = self._database.run(
@@ -57,7 +57,7 @@ class RedisRunStore:
                 births=[_birth(request_id, job_id, moment) for moment in chosen],
             )
             if booked == "not_found":
-                raise NotFound(f"no job {job_id}")
+                raise no_job(job_id)
             return None if booked == "changed" else [instant(moment) for moment in booked]
 
         return self._database.decided(attempt, f"job {job_id}")
@@ -66,10 +66,9 @@ class RedisRunStore:
         """One script; the job may be deleted already."""
         shown = self._database.run("cancel", id=execution_id)
         if shown is None:
-            raise NotFound(f"no execution {execution_id}")
+            raise no_execution(execution_id)
         execution = read_execution(shown)
-        if execution.state.final and execution.state is not State.CANCELLED:
-            raise Conflict(f"execution {execution_id} is {execution.state}: there is nothing left to cancel")
+        refuse_cancel(execution)
         return execution
 
     def _request(self, once: Once | None, **wanted: Any) -> Requested:
@@ -88,20 +87,16 @@ class RedisRunStore:
 
 def _refusal(answer: str, details: Sequence[str], once: Once | None, execution_id: UUID | None) -> Exception:
     match answer, details:
-        case "key_reused", _:
-            key = "" if once is None else once.key
-            return KeyReused(f"the Idempotency-Key {key[:80]!r} came with another request before: use a new one")
+        case "key_reused", _ if once is not None:
+            return key_reused(once)
         case "no_execution", [missing]:
-            return NotFound(f"no execution {missing}")
+            return no_execution(UUID(missing))
         case "no_job", [missing]:
-            return NotFound(f"no job {missing}")
+            return no_job(UUID(missing))
         case "not_failed", [state]:
-            return Conflict(f"execution {execution_id} is {state}: only what failed can be tried again")
-        case _, [job_id, active, state]:
-            return Overlapping(
-                f"job {job_id} does not overlap and has execution {active} ({state}) unfinished: wait for it, "
-                "cancel it, or ask with queue=true"
-            )
+            return not_failed(execution_id, state)
+        case "overlapping", [job_id, active, state]:
+            return overlapping(UUID(job_id), (UUID(active), state))
     return AssertionError(f"no script answers {answer!r}")
 
 

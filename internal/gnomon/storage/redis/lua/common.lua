@@ -1,11 +1,20 @@
 -- What every script begins with: the clock, rows, and the one place that moves an execution between its indices.
 -- KEYS[1] is {namespace}:clock; every other key begins alike, so all lie in one slot of a cluster. Instants are µs
 -- since 1970, exact as doubles until the year 2255, and written without an exponent. `soon`: what to announce at the end.
+-- {namespace}:clock is what a test sets the clock with: µs to add to the server's, or, after a "=", the moment it stands at.
 local PREFIX = string.sub(KEYS[1], 1, -6)
 local A = cjson.decode(ARGV[1])
 local call = redis.call
-local time = call('TIME')
-local now = tonumber(time[1]) * 1000000 + tonumber(time[2]) + tonumber(call('GET', KEYS[1]) or '0')
+
+local function clock()
+  local time, set = call('TIME'), call('GET', KEYS[1]) or '0'
+  if string.sub(set, 1, 1) == '=' then
+    return tonumber(string.sub(set, 2))
+  end
+  return tonumber(time[1]) * 1000000 + tonumber(time[2]) + tonumber(set)
+end
+
+local now = clock()
 local soon = nil
 
 local SLOT, LONGEST_SLOT = 15000000, 900000000
