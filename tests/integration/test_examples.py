@@ -134,3 +134,47 @@ def test_example_is_in_the_readme_and_in_a_test(example: str) -> None:
     assert command_of(example)
     tests = (path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     assert any(example in text for text in tests)
+
+
+def test_jobs_in_memory_run_until_the_program_is_interrupted(tmp_path: Path) -> None:
+    with running("embed_memory.py", os.environ, tmp_path) as program:
+        for text in ("heartbeat due at", "hello you", "flaky worked at attempt"):
+            program.wait_for(text)
+
+
+def test_jobs_in_redis_are_shared_by_the_copies_of_a_program(redis_url: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "STORE": redis_url}
+    (tmp_path / "other").mkdir()
+    with (
+        running("embed_redis.py", environment, tmp_path) as one,
+        running("embed_redis.py", environment, tmp_path / "other") as other,
+    ):
+        wait_until("they have swept five times", lambda: len(_swept(one) + _swept(other)) >= 5, seconds=60)
+        assert one.interrupt() == 0
+        count = len(_swept(other))
+        wait_until("the other goes on", lambda: len(_swept(other)) >= count + 2, seconds=60)
+    assert len(set(_swept(one) + _swept(other))) == len(_swept(one) + _swept(other))
+    assert "SUCCEEDED by" in one.text
+
+
+def _swept(program: Program) -> list[str]:
+    return re.findall(r"sweeps for (\S+), attempt 1", program.text)
+
+
+def test_service_keeps_its_jobs_in_its_postgres(database_url: str, tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with running("embed_postgres.py", {**os.environ, "STORE": database_url, "PORT": str(port)}, tmp_path) as service:
+        service.wait_for("listening on")
+        wait_until("it serves", lambda: _visits(url) > 0, seconds=60)
+        wait_until("its jobs are stored", lambda: len(requests.get(f"{url}/jobs", timeout=20).json()) == 2, seconds=60)
+        assert requests.post(f"{url}/report", timeout=20).status_code == 202
+        service.wait_for("report for")
+
+
+def _visits(url: str) -> int:
+    try:
+        visits: int = requests.get(url, timeout=20).json()["visits"]
+    except requests.ConnectionError:
+        return 0
+    return visits

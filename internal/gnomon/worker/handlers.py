@@ -235,6 +235,11 @@ def declared_handlers(function: Callable[..., Any]) -> Sequence[Handler]:
     return [one for one in _declared_handlers if one.function is function]
 
 
+def declared_strategies() -> Mapping[str, Strategy]:
+    """What `@retry_strategy` made of functions so far; of one name, the last."""
+    return dict(_declared_strategies)
+
+
 def load_handlers(modules: Sequence[str]) -> HandlerRegistry:
     """Imports these modules and returns what was declared in them and what they import, frozen.
 

@@ -122,6 +122,8 @@ class Runner:
             log.warning("the connections to targets could not be closed in time")
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(self.FAREWELL_SECONDS)
+        if not self._thread.is_alive():
+            self._loop.close()
 
     def keep_place(self) -> Callable[[], None]:
         """Keeps one more place taken until what is returned is called: for what goes on when its attempt is over."""
