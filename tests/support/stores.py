@@ -28,15 +28,19 @@ from support.world import World
 class MemoryScene(TimedScene):
     def __init__(self, *, history: int = 1_000) -> None:
         self._now = START
-        self.memory = Memory(clock=lambda: self._now, history=history)
+        self._history = history
+        self.clear()
+
+    def advance(self, time: timedelta) -> None:
+        self._now += time
+
+    def clear(self) -> None:
+        self.memory = Memory(clock=lambda: self._now, history=self._history)
         self.dispatch = self.scheduler()
         self.executions = self.worker("worker-1")
         self.history = MemoryHistoryStore(self.memory)
         jobs, runs = MemoryJobStore(self.memory), MemoryRunStore(self.memory)
         self.service = JobService(jobs=jobs, runs=runs, history=self.history, catalog=KnownCatalog())
-
-    def advance(self, time: timedelta) -> None:
-        self._now += time
 
     def worker(self, name: str) -> MemoryExecutionStore:
         return MemoryExecutionStore(self.memory, worker=name)
@@ -55,6 +59,9 @@ class PostgresScene(TimedScene):
         self.dispatch = self._world.dispatch
         self.executions = self._world.executions
         self.history = self._world.history
+
+    def clear(self) -> None:
+        self._world.sql("truncate jobs, job_revisions, job_events, executions, attempts, tallies, idempotency_keys")
 
     def advance(self, time: timedelta) -> None:
         self._world.sql("update clock.hands set at = at + :time", time=time)
@@ -88,6 +95,8 @@ def make_clock(database_url: str) -> None:
 class RedisScene(TimedScene):
     """Its clock is held. At the end its indices have to say what its rows say."""
 
+    slack = timedelta(seconds=20)
+
     def __init__(self, url: str) -> None:
         self._world = RedisWorld(url)
         self._world.database.open()
@@ -101,6 +110,12 @@ class RedisScene(TimedScene):
     def advance(self, time: timedelta) -> None:
         self._now += time
         self._world.hold_clock(self._now)
+
+    def clear(self) -> None:
+        assert self._world.problems() == []
+        self._world.client.flushdb()
+        self._world.database.open()
+        self._move()
 
     def close(self) -> None:
         problems = self._world.problems()

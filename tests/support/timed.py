@@ -14,10 +14,19 @@ TICK = timedelta(milliseconds=1)
 
 
 class TimedScene(Scene):
-    """A scene in which time passes when a test says so."""
+    """A scene in which time passes when a test says so.
+
+    `slack` is how far the store's own clock may have run ahead of `now` meanwhile.
+    """
+
+    slack = timedelta(0)
 
     def advance(self, time: timedelta) -> None:
         """Time passes for the whole store."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Empties the store."""
         raise NotImplementedError
 
     def close(self) -> None:
