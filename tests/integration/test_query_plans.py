@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import TextClause, text
 from support.world import HTTP_JOB, World
 
-from gnomon.storage.postgres import statements
+from gnomon.storage.postgres import housekeeping, statements
 from gnomon.storage.postgres.literals import json_rows, uuid_array
 
 ROWS = 100_000
@@ -59,8 +59,11 @@ def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def scans_of(plan: list[dict[str, Any]], table: str) -> set[str]:
     """How the plan reads a table: names of indexes, or the kind of scan where it uses none."""
     reads = [node for node in plan if node.get("Relation Name") == table and "Scan" in node["Node Type"]]
-    bitmaps = {node["Index Name"] for node in plan if node["Node Type"] == "Bitmap Index Scan"}
-    return {node.get("Index Name") or (" ".join(bitmaps) or node["Node Type"]) for node in reads}
+    return {node.get("Index Name") or _bitmaps_below(node) or node["Node Type"] for node in reads}
+
+
+def _bitmaps_below(node: dict[str, Any]) -> str:
+    return " ".join(below["Index Name"] for below in _nodes(node) if below["Node Type"] == "Bitmap Index Scan")
 
 
 def test_due_scan_reads_the_due_index_only(world: World) -> None:
@@ -132,3 +135,34 @@ def test_list_of_failures_reads_the_index_of_failures_only(world: World) -> None
     world.sql("analyze executions")
     statement = text("select id from executions where state in ('FAILED', 'UNKNOWN') order by id desc limit 50")
     assert scans_of(plan_of(world, statement), "executions") == {"executions_failed"}
+
+
+HISTORIES = {"executions_history", "executions_failed_of_job"}
+AGES = {"succeeded": 7 * 86_400, "failed": 30 * 86_400}
+
+
+@pytest.mark.parametrize("statistics", ["fresh", "stale"])
+def test_retention_walks_along_the_primary_key_and_looks_at_jobs_by_their_history(
+    world: World, statistics: str
+) -> None:
+    if statistics == "stale":
+        world.sql("analyze executions, jobs, idempotency_keys")
+    fill_jobs(world)
+    fill_executions(world, "SUCCEEDED", ROWS)
+    fill_executions(world, "FAILED", 1000)
+    if statistics == "fresh":
+        world.sql("analyze executions, jobs, idempotency_keys")
+    walk = {"after": UUID(int=0), "before": UUID(int=2**127), "nobody": UUID(int=0), "part": 1000}
+    aged = plan_of(world, housekeeping.PRUNE_AGED, newest=10, last=UUID(int=2**128 - 1), **walk, **AGES)
+    assert scans_of(aged, "executions") == {"executions_pkey", "executions_history"}
+    visit = {"after": UUID(int=0), "per_job": 10_000, "young": 60, "succeeded": 60, "part": 100}
+    found = plan_of(world, housekeeping.UNTIDY_JOBS, **visit)
+    assert scans_of(found, "executions") <= HISTORIES
+    assert scans_of(found, "jobs") == {"jobs_pkey"}
+    job = {"job_id": uuid4(), "per_job": 10_000, "part": 1000}
+    failed = plan_of(world, housekeeping.PRUNE_CROWD_OF_FAILED, **job)
+    assert scans_of(failed, "executions") <= {"executions_pkey", *HISTORIES}
+    succeeded = plan_of(world, housekeeping.PRUNE_CROWD_OF_SUCCEEDED, **job)
+    assert scans_of(succeeded, "executions") == {"executions_pkey", "executions_history"}
+    revisions = plan_of(world, housekeeping.DROP_REVISIONS, job_id=uuid4(), nobody=UUID(int=0))
+    assert scans_of(revisions, "executions") == {"executions_history"}

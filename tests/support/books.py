@@ -45,9 +45,10 @@ def unbalanced_moments(
 ) -> dict[datetime, int]:
     """Moments that lie in no row or in several, or that nobody owed, with how often they were booked.
 
-    In the window [since, until), or in all of the job's life, up to `next_run`, at which the books are closed. Empty
-    when the books are right.
+    In the window [since, until), or in all of the job's life, up to `next_run`, at which the books are closed, and
+    from where retention has left them whole. Empty when the books are right.
     """
+    whole_since = _whole_since(world, job_id)
     (job,) = world.sql("select coalesce(next_run, now()) as closed_at from jobs where id = :id", id=job_id)
     definitions = {
         row.revision: row.definition
@@ -65,8 +66,16 @@ def unbalanced_moments(
             id=job_id,
         )
     ]
-    owed = owed_moments(job_id, definitions, trail, closed_at=job.closed_at)
-    return unbalanced(owed, rows, since=since, until=until)
+    owed = owed_moments(job_id, definitions, trail, closed_at=job.closed_at, whole_since=whole_since)
+    return unbalanced(owed, rows, since=max(filter(None, (since, whole_since)), default=None), until=until)
+
+
+def _whole_since(world: World, job_id: UUID) -> datetime | None:
+    """Retention may have removed rows of earlier moments."""
+    (row,) = world.sql(
+        "select max(until) as until from prunings where job_id in (:id, :nobody)", id=job_id, nobody=UUID(int=0)
+    )
+    return None if row.until is None else row.until + TICK
 
 
 def unbalanced(
@@ -86,12 +95,18 @@ def unbalanced(
 
 
 def owed_moments(
-    job_id: UUID, definitions: Mapping[int, Mapping[str, Any]], trail: Sequence[Entry], *, closed_at: datetime
+    job_id: UUID,
+    definitions: Mapping[int, Mapping[str, Any]],
+    trail: Sequence[Entry],
+    *,
+    closed_at: datetime,
+    whole_since: datetime | None = None,
 ) -> list[datetime]:
-    """What the job's schedules owed, in order."""
+    """What the job's schedules owed, in order. The definition of what ended before `whole_since` may be gone."""
     owed: list[datetime] = []
     for revision, first, end in _stretches(trail, closed_at):
-        owed += schedule_moments(job_id, definitions[revision], first, end)
+        if whole_since is None or end > whole_since or revision in definitions:
+            owed += schedule_moments(job_id, definitions[revision], first, end)
     return owed
 
 

@@ -38,6 +38,7 @@ from gnomon.job.ports import (
     ExecutionQueue,
     ExecutionStore,
     HistoryStore,
+    HousekeepingStore,
     InstanceStore,
     JobStore,
     PlanBatch,
@@ -145,6 +146,10 @@ def _took_long(passage: Passage) -> bool:
     return any(record.duration > LONG for record in passage.arguments["records"])
 
 
+def _removed(passage: Passage) -> bool:
+    return bool(getattr(passage.answer, "removed", passage.answer))
+
+
 def _unsparing(passage: Passage) -> bool:
     return passage.arguments["spare"] is None
 
@@ -166,6 +171,8 @@ POINTS: Mapping[str, Point] = {
         _scheduler("return_slots.after_commit", _AFTER, leads=["P.before"]),
         _scheduler("R2.before", _BEFORE, _unsparing),
         _scheduler("R2.after_commit", _AFTER, lambda passage: passage.answer.total > 0),
+        _scheduler("prune.before", _BEFORE),
+        _scheduler("prune.after_commit", _AFTER, _removed),
         _worker("C.before", _BEFORE),
         _worker("C.after_commit", _HOLDING_AFTER, _answered),
         _worker(
@@ -214,6 +221,7 @@ STEPS: Mapping[type, Mapping[str, str]] = {
         "release": "L",
         "return_slots": "worker.return_slots",
     },
+    HousekeepingStore: {"prune_aged": "prune", "prune_crowded": "prune"},
     JobStore: {"create": "create", "update": "update", "delete": "delete"},
     RunStore: {"run": "run", "retry": "retry", "backfill": "backfill", "cancel": "cancel"},
 }
@@ -225,6 +233,14 @@ WITHOUT_POINTS: Mapping[type, set[str]] = {
     JobStore: {"get", "get_by_name", "list"},
     RunStore: set(),
     HistoryStore: {"get", "list", "tallies"},
+    HousekeepingStore: {
+        "untidy_jobs",
+        "drop_revisions",
+        "drop_jobs",
+        "trim_trail",
+        "forget_keys",
+        "forget_instances",
+    },
     InstanceStore: {"beat", "leave", "list", "leader"},
     Catalog: {"handler", "handlers", "retry_strategies"},
     Waker: {"wait", "wake"},
@@ -502,6 +518,10 @@ def _armed_execution_store(build: Build, switch: Switch, engine: Engine, **optio
     return ArmedPort(build(engine, **options), STEPS[ExecutionStore], switch)
 
 
+def _armed_housekeeping_store(build: Build, switch: Switch, engine: Engine) -> ArmedPort:
+    return ArmedPort(build(engine), STEPS[HousekeepingStore], switch)
+
+
 def _armed_queue(build: Build, switch: Switch, *args: Any, **options: Any) -> ArmedQueue:
     return ArmedQueue(build(*args, **options), switch)
 
@@ -516,6 +536,7 @@ def _armed_amqp_executor(build: Build, switch: Switch, **options: Any) -> ArmedA
 
 STAND_INS: Mapping[str, Build] = {
     "gnomon.bootstrap.scheduler.PostgresDispatchStore": _armed_dispatch_store,
+    "gnomon.bootstrap.scheduler.PostgresHousekeepingStore": _armed_housekeeping_store,
     "gnomon.bootstrap.scheduler.CeleryQueue": _armed_queue,
     "gnomon.bootstrap.worker.PostgresExecutionStore": _armed_execution_store,
     "gnomon.bootstrap.worker.HttpExecutor": _armed_executor,

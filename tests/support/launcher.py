@@ -30,6 +30,10 @@ LEASE = timedelta(seconds=2)  # set by SCHEDULER_MAX_JOB_LOCK_TIME
 
 # Scaled as the lease is: everything that a fault makes somebody wait for.
 SCALED: Mapping[str, object] = {
+    "gnomon.process.heartbeat:Heartbeat.EVERY": timedelta(seconds=0.5),
+    "gnomon.storage.postgres.instances:ALIVE_WITHIN": timedelta(seconds=2),
+    "gnomon.scheduler.housekeeping:LOOK": timedelta(seconds=0.5),
+    "gnomon.scheduler.housekeeping:EVERY": timedelta(seconds=2),
     "gnomon.scheduler.loop:RESCUE_SECONDS": 0.2,
     "gnomon.scheduler.rescue:GRACE": timedelta(seconds=0.2),
     "gnomon.scheduler.rescue:SPARING": timedelta(seconds=0.5),

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 
 from servers.target import Behaviour, Connection, Request, Target, answer, hang
 
+from gnomon.job.ids import manual_id
 from gnomon.job.ports import Token
 from support.failpoints import AMQP, POINTS, Action, Point, Role
 from support.launcher import LEASE, Launcher, Process
@@ -421,6 +422,27 @@ class LostMessages(Scene):
             trial.world.sql("update executions set next_publish_at = now() where state = 'PENDING'")
 
 
+class OldHistory(Scene):
+    """Executions of eight days ago, of a job that runs on: more of it than is kept in any case."""
+
+    COUNT = 20
+
+    def prepare(self, trial: Trial) -> None:
+        for number in range(self.COUNT):
+            ended = datetime.now(UTC) - timedelta(days=8, seconds=number)
+            trial.world.sql(
+                "insert into executions (id, job_id, revision, kind, queue, scheduled_at, trigger, state, max_attempts,"
+                " overlap, available_at, finished_at) "
+                "values (:id, :job, 1, 'HTTP', 'io', :at, 'MANUAL', 'SUCCEEDED', 1, 'allow', :at, :at)",
+                id=manual_id(ended),
+                job=trial.names["steady-0"],
+                at=ended,
+            )
+
+    def done(self, trial: Trial) -> bool:
+        return trial.count("e.scheduled_at < now() - interval '7 days'") == 0
+
+
 class DeadWorker(Scene):
     """Attempts whose worker died before, half of them after their effect had been marked as started."""
 
@@ -623,6 +645,7 @@ SCENES: Mapping[str, Scene] = {
     "R1": LostMessages(overdue=True),
     "free_slots": LostMessages(overdue=False),
     "R2": DeadWorker(),
+    "prune": OldHistory(),
     "cancel_poll": Cancellation(),
     "L": Leaving(Trial.led, SCHEDULER_WORKER_SHUTDOWN_TIMEOUT="1s"),
     "worker.return_slots": Leaving(

@@ -25,6 +25,7 @@ from gnomon.storage.postgres.dispatch import PostgresDispatchStore
 from gnomon.storage.postgres.engine import create_engine
 from gnomon.storage.postgres.executions import PostgresExecutionStore
 from gnomon.storage.postgres.history import PostgresHistoryStore
+from gnomon.storage.postgres.housekeeping import PostgresHousekeepingStore
 from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
 from gnomon.storage.postgres.runs import PostgresRunStore
@@ -77,6 +78,7 @@ class World(Scene):
         self.history = PostgresHistoryStore(self.engine)
         self.runs = PostgresRunStore(self.engine)
         self.instances = PostgresInstanceStore(self.engine)
+        self.housekeeping = PostgresHousekeepingStore(self.engine)
         self.catalog = PostgresCatalog(self.engine)
         self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history, catalog=self.catalog)
         self.dispatch = self.scheduler()

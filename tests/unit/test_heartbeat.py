@@ -19,6 +19,11 @@ ME = Identity(id=uuid4(), name="me", role=Role.WORKER, host="here", pid=1, versi
 SOON = timedelta(milliseconds=5)
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Heartbeat, "EVERY", SOON)
+
+
 class WatchedStore:
     """Remembers its calls; each does `behaviour` first."""
 
@@ -58,7 +63,7 @@ def test_two_heartbeats_may_get_lost() -> None:
 
 def test_it_beats_until_the_stop_and_then_says_farewell() -> None:
     store = WatchedStore()
-    heartbeat = Heartbeat(store, ME, every=SOON)
+    heartbeat = Heartbeat(store, ME)
     heartbeat.start()
     wait_until("it has beaten thrice", lambda: store.beats >= 3)
     assert store.left == []
@@ -74,7 +79,7 @@ def test_it_goes_on_when_the_store_is_back() -> None:
         away()
 
     store = WatchedStore(leave)
-    heartbeat = Heartbeat(store, ME, every=SOON)
+    heartbeat = Heartbeat(store, ME)
     heartbeat.start()
     assert asked.wait(10)
     assert store.beats == 0
@@ -92,7 +97,7 @@ def test_it_does_not_beat_before_the_store_is_ready() -> None:
             raise Unavailable("the schema is missing")
 
     store = WatchedStore(lambda: None if missing.is_set() else pytest.fail("too early"))
-    heartbeat = Heartbeat(store, ME, every=SOON, ready=ready)
+    heartbeat = Heartbeat(store, ME, ready=ready)
     heartbeat.start()
     wait_until("it beats", lambda: store.beats > 0)
     heartbeat.stop()
@@ -100,7 +105,7 @@ def test_it_does_not_beat_before_the_store_is_ready() -> None:
 
 def test_one_that_never_was_ready_says_no_farewell() -> None:
     store = WatchedStore()
-    heartbeat = Heartbeat(store, ME, every=SOON, ready=away)
+    heartbeat = Heartbeat(store, ME, ready=away)
     heartbeat.start()
     heartbeat.stop()
     assert (store.beats, store.left) == (0, [])
@@ -116,7 +121,7 @@ def test_end_of_the_process_does_not_wait_for_a_store_that_hangs(monkeypatch: py
     monkeypatch.setattr(heartbeat_module, "FAREWELL_SECONDS", 0.05)
     release = threading.Event()
     store = WatchedStore(lambda: assert_set(release))
-    heartbeat = Heartbeat(store, ME, every=SOON)
+    heartbeat = Heartbeat(store, ME)
     heartbeat.start()
     began = time.monotonic()
     heartbeat.stop()

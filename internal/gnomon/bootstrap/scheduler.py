@@ -17,12 +17,14 @@ from gnomon.process.signals import StopSignal
 from gnomon.queue.celery.app import create_app
 from gnomon.queue.celery.publisher import CeleryQueue
 from gnomon.scheduler.dispatch import Dispatcher
+from gnomon.scheduler.housekeeping import Housekeeper
 from gnomon.scheduler.loop import SchedulerLoop
 from gnomon.scheduler.publish import Publisher
 from gnomon.scheduler.rescue import Rescuer
 from gnomon.scheduler.watchdog import SendWatchdog
 from gnomon.settings import Settings
 from gnomon.storage.postgres.dispatch import PostgresDispatchStore
+from gnomon.storage.postgres.housekeeping import PostgresHousekeepingStore
 from gnomon.storage.postgres.instances import PostgresInstanceStore
 from gnomon.storage.postgres.migrate import require_latest
 from gnomon.storage.postgres.waker import PostgresWaker
@@ -47,14 +49,20 @@ def run(settings: Settings) -> int:
     code = 0
     if wait_until_available("waiting for the database", lambda: require_latest(engine), stop):
         identity = identity_of(settings, Role.SCHEDULER)
-        heartbeat = Heartbeat(PostgresInstanceStore(engine), identity)
+        instances = PostgresInstanceStore(engine)
+        heartbeat = Heartbeat(instances, identity)
         heartbeat.start()
+        housekeeper = Housekeeper(
+            PostgresHousekeepingStore(engine), instances, me=identity.id, retention=settings.retention.policy()
+        )
+        housekeeper.start(stop)
         queue = CeleryQueue(create_app(settings.queue_url()))
         waker = PostgresWaker(engine)
         stop.on_stop(waker.wake)
         code = _run_loop(settings, PostgresDispatchStore(engine, instance=identity.id), queue, waker, stop)
         waker.close()
         queue.close()
+        housekeeper.join()
         heartbeat.stop()
     engine.dispose()
     return code

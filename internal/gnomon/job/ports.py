@@ -14,8 +14,10 @@ from gnomon.job.handlers import HandlerInfo, HandlerSpec
 from gnomon.job.instance import Identity, Instance
 from gnomon.job.model import Action, Definition, Execution, Job, JobStatus, State, Trigger
 from gnomon.job.plan import DueJob, Plan
+from gnomon.job.retention import Retention
 
 Item = TypeVar("Item")
+Place = TypeVar("Place", UUID, int)
 
 Clock = Callable[[], datetime]  # aware, and never asked to sleep
 
@@ -417,6 +419,61 @@ class Catalog(Protocol):
 
     def retry_strategies(self) -> Sequence[str]:
         """By name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept(Generic[Place]):
+    """A part of a sweep: how much was removed, and where to go on; None when the sweep is over."""
+
+    removed: int
+    after: Place | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untidy:
+    """Jobs that need a closer look, of one part of all jobs; `after` is where to go on, as in Swept.
+
+    `crowded` have more history than is kept, `edited` have old revisions, `gone` were deleted and have no history left.
+    """
+
+    crowded: Sequence[UUID]
+    edited: Sequence[UUID]
+    gone: Sequence[UUID]
+    after: UUID | None
+
+
+class HousekeepingStore(Protocol):
+    """What the leader removes, in small parts. Where two do so at once, one of them finds nothing to do.
+
+    Unfinished executions are never touched, and nothing that dispatches, claims or records has to wait.
+    """
+
+    def prune_aged(self, retention: Retention, *, after: UUID | None) -> Swept[UUID]:
+        """Removes executions that ended too long ago."""
+
+    def prune_crowded(self, job_id: UUID, retention: Retention) -> int:
+        """Removes some of what a job has too many of, the newest are kept. How many; 0 when no more are left."""
+
+    def untidy_jobs(self, retention: Retention, *, after: UUID | None) -> Untidy:
+        """Changes nothing."""
+
+    def drop_revisions(self, job_id: UUID) -> int:
+        """Removes revisions that neither an execution nor the books of what is kept refer to."""
+
+    def drop_jobs(self, job_ids: Sequence[UUID], retention: Retention) -> int:
+        """Removes jobs that were deleted long ago and have no history left."""
+
+    def trim_trail(self, retention: Retention, *, after: int | None) -> Swept[int]:
+        """Removes old entries of audit trails that the books of what is kept don't need."""
+
+    def forget_keys(self) -> int:
+        """Removes some Idempotency-Keys that are over. How many; 0 when no more are left."""
+
+    def forget_instances(self, *, gone_for: timedelta, unseen_for: timedelta) -> int:
+        """Removes processes that ended so long ago, and names that nobody announced for so long.
+
+        What they counted is kept, as the count of nobody: sums of tallies never fall.
+        """
 
 
 class Waker(Protocol):

@@ -29,6 +29,8 @@ class Heartbeat:
     It begins when `ready` no longer raises Unavailable.
     """
 
+    EVERY = HEARTBEAT
+
     def __init__(
         self,
         store: InstanceStore,
@@ -37,14 +39,12 @@ class Heartbeat:
         handlers: Sequence[HandlerSpec] = (),
         retry_strategies: Sequence[str] = (),
         ready: Callable[[], None] = _at_once,
-        every: timedelta = HEARTBEAT,
     ) -> None:
         self._store = store
         self._identity = identity
         self._handlers = handlers
         self._retry_strategies = retry_strategies
         self._ready = ready
-        self._every = every
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -61,7 +61,7 @@ class Heartbeat:
     def _run(self) -> None:
         if not wait_until_available("heartbeat", self._ready, self._stop):
             return
-        run_chore("heartbeat", self._beat, self._stop, backoff=Backoff(longest=self._every))
+        run_chore("heartbeat", self._beat, self._stop, backoff=Backoff(longest=self.EVERY))
         try:
             self._store.leave(self._identity.id)
         except Unavailable as error:
@@ -69,4 +69,4 @@ class Heartbeat:
 
     def _beat(self) -> timedelta:
         self._store.beat(self._identity, handlers=self._handlers, retry_strategies=self._retry_strategies)
-        return self._every
+        return self.EVERY

@@ -20,19 +20,23 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gnomon.job.errors import ConfigurationError
+from gnomon.job.retention import Retention as Kept
 from gnomon.settings import sources
 from gnomon.settings.database_url import address_of, driver_url
 from gnomon.settings.kinds import (
     Address,
+    Age,
     BrokerUrl,
     CacheUrl,
     Count,
     DatabaseUrl,
     Duration,
     Expects,
+    Few,
     Format,
     Lease,
     Level,
+    Many,
     Names,
     Networks,
     Secret,
@@ -146,6 +150,28 @@ class Worker(Section):
     )
 
 
+class Retention(Section):
+    """How much of the past is kept. What is not finished stays in any case."""
+
+    succeeded: Age = Field(
+        default=Kept.succeeded, description="how long executions are kept that ended SUCCEEDED or SKIPPED"
+    )
+    failed: Age = Field(
+        default=Kept.failed, description="how long executions are kept that ended FAILED, UNKNOWN or CANCELLED"
+    )
+    per_job: Many = Field(
+        default=Kept.per_job, description="executions that a job keeps at most of each of these two kinds, the newest"
+    )
+    newest: Few = Field(
+        default=Kept.newest, description="executions of a job that are kept whatever their age, the newest"
+    )
+    trail: Age = Field(default=Kept.trail, description="how long the audit trail says what was done to jobs")
+
+    def policy(self) -> Kept:
+        """As the scheduler takes it."""
+        return Kept(**self.model_dump())
+
+
 class Egress(Section):
     """What jobs may call."""
 
@@ -175,6 +201,7 @@ class Settings(BaseSettings):
     cache: Cache = Cache()
     scheduler: Scheduler = Field(default_factory=lambda: Scheduler())
     worker: Worker = Worker()
+    retention: Retention = Retention()
     egress: Egress = Egress()
     log: Log = Log()
 

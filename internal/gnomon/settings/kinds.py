@@ -74,8 +74,16 @@ Lease = Annotated[
     Field(ge=timedelta(seconds=1), le=timedelta(hours=1)),
     Expects("a duration from 1s to 1h"),
 ]
+Age = Annotated[
+    timedelta,
+    BeforeValidator(_read_duration),
+    Field(ge=timedelta(minutes=1), le=timedelta(days=36_500)),
+    Expects("a duration from 1m to 36500d"),
+]
 Threads = Annotated[int, Field(ge=1, le=1024), Expects("a whole number from 1 to 1024")]
 Count = Annotated[int, Field(ge=1, le=20_000), Expects("a whole number from 1 to 20000")]
+Many = Annotated[int, Field(ge=1, le=1_000_000), Expects("a whole number from 1 to 1000000")]
+Few = Annotated[int, Field(ge=0, le=1000), Expects("a whole number from 0 to 1000")]
 Text = Annotated[str, Field(min_length=1, max_length=200), Expects("text")]
 Switch = Annotated[bool, Expects("true or false")]
 Address = Annotated[str, AfterValidator(_check_listen_address), Expects("host:port")]

@@ -60,8 +60,10 @@ def parse_duration(text: str) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """Whole seconds, else milliseconds, as `parse_duration` reads them: `120s`, `1500ms`."""
+    """Whole days, else whole seconds, else milliseconds, as `parse_duration` reads them: `7d`, `120s`, `1500ms`."""
     milliseconds = round(duration / timedelta(milliseconds=1))
+    if milliseconds and milliseconds % 86_400_000 == 0:
+        return f"{milliseconds // 86_400_000}d"
     return f"{milliseconds}ms" if milliseconds % 1000 else f"{milliseconds // 1000}s"
 
 

@@ -11,7 +11,7 @@ from gnomon.job.handlers import HandlerInfo, HandlerSpec
 from gnomon.job.instance import ALIVE_WITHIN, Identity, Instance, Role
 from gnomon.storage.postgres.engine import autocommit, translated
 
-LIVING = f"left_at is null and heartbeat_at > now() - interval '{ALIVE_WITHIN.total_seconds()} seconds'"
+LIVING = "left_at is null and heartbeat_at > now() - make_interval(secs => :alive)"
 
 # Names are announced with each heartbeat, but written only where that says something new, and now and then to show that
 # they are still there. That is left to the process whose schema holds, unless it has fallen silent.
@@ -43,11 +43,13 @@ on conflict (kind, name) do update set
 
 LEAVE: TextClause = text("update instances set left_at = now() where id = :id")
 
-LEADER = f"select id from instances where role = 'scheduler' and {LIVING} order by started_at, id limit 1"
+LEADER: TextClause = text(f"""
+select id from instances where role = 'scheduler' and {LIVING} order by started_at, id limit 1
+""")
 
 LIST: TextClause = text(f"""
 select id, name, role, host, pid, version, queues, started_at, heartbeat_at, left_at, {LIVING} as alive,
-    id is not distinct from ({LEADER}) as leader
+    id is not distinct from ({LEADER.text}) as leader
 from instances order by role, started_at, id
 """)
 
@@ -94,12 +96,12 @@ class PostgresInstanceStore:
     def list(self) -> Sequence[Instance]:
         """With the leader marked."""
         with translated(), self._engine.connect() as connection:
-            return [_read_instance(row) for row in connection.execute(LIST)]
+            return [_read_instance(row) for row in connection.execute(LIST, _alive())]
 
     def leader(self) -> UUID | None:
         """The database's clock decides who lives."""
         with translated(), self._engine.connect() as connection:
-            return connection.execute(text(LEADER)).scalar_one_or_none()
+            return connection.execute(LEADER, _alive()).scalar_one_or_none()
 
 
 class PostgresCatalog:
@@ -124,7 +126,12 @@ class PostgresCatalog:
 
     def _announced(self, name: str | None) -> Sequence[HandlerInfo]:
         with translated(), self._engine.connect() as connection:
-            return [HandlerInfo(**row) for row in connection.execute(ANNOUNCED, {"name": name}).mappings()]
+            rows = connection.execute(ANNOUNCED, {"name": name, **_alive()}).mappings()
+            return [HandlerInfo(**row) for row in rows]
+
+
+def _alive() -> dict[str, float]:
+    return {"alive": ALIVE_WITHIN.total_seconds()}
 
 
 def _handler_rows(handlers: Iterable[HandlerSpec]) -> Iterable[dict[str, Any]]:

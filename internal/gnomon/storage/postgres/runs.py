@@ -13,6 +13,7 @@ from gnomon.job.ports import Once, Requested
 from gnomon.storage.postgres import statements
 from gnomon.storage.postgres.births import Birth, insert_executions
 from gnomon.storage.postgres.engine import translated
+from gnomon.storage.postgres.forgotten import forgotten_moments
 from gnomon.storage.postgres.history import read_execution
 from gnomon.storage.postgres.jobs import locked_job
 from gnomon.storage.postgres.sessions import announce, database_clock
@@ -66,7 +67,7 @@ class PostgresRunStore:
             job = locked_job(connection, job_id)
             now = database_clock(connection)
             chosen = choose(job, now)
-            booked = _booked(connection, job_id, chosen)
+            booked = _booked(connection, job_id, chosen) | forgotten_moments(connection, job, chosen)
             moments = [moment for moment in chosen if moment not in booked]
             if moments and not dry_run:
                 births = [

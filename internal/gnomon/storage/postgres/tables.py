@@ -69,8 +69,6 @@ jobs = Table(
     Index("jobs_name", "name", unique=True, postgresql_where=text("deleted_at is null")),
     # the list, newest first
     Index("jobs_newest", "created_at", "id", postgresql_where=text("deleted_at is null")),
-    # what retention may remove
-    Index("jobs_deleted", "deleted_at", postgresql_where=text("deleted_at is not null")),
     Index("jobs_tags", "tags", postgresql_using="gin", postgresql_where=text("deleted_at is null")),
 )
 

@@ -45,8 +45,6 @@ CREATE TABLE prunings (
 
 CREATE INDEX executions_failed_of_job ON executions (job_id, id) WHERE state in ('FAILED', 'UNKNOWN', 'CANCELLED');
 
-CREATE INDEX jobs_deleted ON jobs (deleted_at) WHERE deleted_at is not null;
-
 CREATE INDEX idempotency_keys_resource ON idempotency_keys (resource_id);
 """
 
@@ -58,5 +56,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drops them, data included."""
-    op.execute("DROP INDEX executions_failed_of_job, jobs_deleted, idempotency_keys_resource")
+    op.execute("DROP INDEX executions_failed_of_job, idempotency_keys_resource")
     op.execute("DROP TABLE instances, announced, prunings")
