@@ -285,6 +285,34 @@ def test_server_that_says_nothing_is_given_up_at_the_deadline(caller: Caller) ->
     assert time.monotonic() - began < 5
 
 
+def test_process_that_was_frozen_while_it_connected_gives_up_without_ado(
+    make_caller: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All limits pass at one time then."""
+    caller = make_caller()
+    monkeypatch.setattr("gnomon.worker.executors.amqp.CONNECT_TIMEOUT", timedelta(seconds=0.3))
+    complaints: list[dict[str, Any]] = []
+
+    async def scenario(port: int) -> Outcome:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        attempt = asyncio.create_task(caller.attempt(f"amqp://127.0.0.1:{port}/"))
+        await until(lambda: bool(caller.executor._opening))
+        await asyncio.sleep(0.05)
+        time.sleep(0.5)
+        return await attempt
+
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):  # they fill its queue, so that nobody else gets through
+            other = stack.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(server.getsockname())
+        outcome = caller.runner.run(scenario(server.getsockname()[1]))
+    assert failure(outcome) == ("timeout", Sent.NOT_SENT, False)
+    assert complaints == []
+
+
 @pytest.mark.parametrize("delivery", ["shared", "fresh"])
 def test_connection_killed_before_the_confirmation_leaves_open_whether_it_arrived(
     caller: Caller, broker: Broker, rabbitmq_url: str, delivery: str

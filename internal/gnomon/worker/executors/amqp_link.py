@@ -80,15 +80,17 @@ async def open_link(broker: Broker, address: str, *, timeout: float, context: ss
         virtual_host=broker.vhost,
         credentials=pika.PlainCredentials(broker.user, broker.password),
         heartbeat=HEARTBEAT_SECONDS,
-        socket_timeout=timeout,
-        stack_timeout=timeout,
+        # pika's own limits fail where several pass at once, as in a process that was frozen: nobody is told then.
+        socket_timeout=None,
+        stack_timeout=None,
         ssl_options=None if context is None else pika.SSLOptions(context, broker.host),
         client_properties={"product": "gnomon", "version": __version__},
     )
     workflow = AsyncioConnection.create_connection([parameters], done, custom_ioloop=loop)
     try:
-        return Link(await opened)
-    except asyncio.CancelledError:
+        async with asyncio.timeout(timeout):
+            return Link(await opened)
+    except (asyncio.CancelledError, TimeoutError):
         with contextlib.suppress(Exception):  # it may just have ended by itself
             workflow.abort()
         raise
