@@ -1,7 +1,7 @@
 """What a store should do, in dicts and lists: written from docs/protocol.md, with nothing of any store in it.
 
-Every verb changes the model as it should change the store, and returns what the store should answer. Where chance or
-the store's running clock decides, the answer is a range, and what the store chose is handed in.
+Every verb changes the model as it should change the store, and returns what the store should answer. Where chance
+decides, the answer is a range, and what the store chose is handed in.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -81,11 +81,10 @@ class ModelExecution:
 
 
 class Model:
-    """`slack`: how far the store's clock may run ahead of the model's."""
+    """`now` is the store's clock, which stands still in between."""
 
-    def __init__(self, now: Callable[[], datetime], slack: timedelta) -> None:
+    def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
-        self.slack = slack
         self.jobs: dict[UUID, ModelJob] = {}
         self.executions: dict[UUID, ModelExecution] = {}
         self.keys: dict[str, tuple[object, UUID, datetime]] = {}
@@ -93,12 +92,6 @@ class Model:
     def of(self, job: ModelJob) -> list[ModelExecution]:
         """In order of their ids."""
         return sorted((one for one in self.executions.values() if one.job is job), key=lambda one: one.id)
-
-    def is_past(self, moment: datetime) -> bool | None:
-        """None where the store may see it either way."""
-        if moment <= self._now():
-            return True
-        return None if moment <= self._now() + self.slack else False
 
     def dispatch(self, new_id: Callable[[UUID, datetime], UUID]) -> list[UUID]:
         """The ids to publish."""
@@ -157,7 +150,7 @@ class Model:
         if one.id in self.executions:
             return None
         if one.overlap == "allow" or not any(other.blocks for other in others):
-            one.state, one.publish = "PENDING", (one.available, one.available + self.slack)
+            one.state, one.publish = "PENDING", (one.available, one.available)
         elif may_wait and not (
             one.overlap == "queue" and any(o.state == "WAITING" and o.overlap == "queue" for o in others)
         ):
@@ -171,7 +164,7 @@ class Model:
         """`chosen`: what the store published. Which had to be, and which might."""
         pending = [one for one in self.executions.values() if one.state == "PENDING" and one.publish is not None]
         must = {one.id for one in pending if one.publish and one.publish[1] <= self._now()}
-        may = {one.id for one in pending if one.publish and one.publish[0] <= self._now() + self.slack}
+        may = {one.id for one in pending if one.publish and one.publish[0] <= self._now()}
         for one in pending:
             if one.id in chosen:
                 slot = min(timedelta(seconds=15) * 2**one.messages, timedelta(minutes=15))
@@ -183,17 +176,17 @@ class Model:
         for one in self._known(ids):
             if one.state == "PENDING":
                 moment = max(self._now(), one.available)
-                one.publish, one.messages = (moment, moment + self.slack), 0
+                one.publish, one.messages = (moment, moment), 0
 
     def free_slots(self) -> tuple[int, int]:
         """The least and the most that are freed."""
         published = [one for one in self.executions.values() if one.state == "PENDING" and one.messages > 0]
         ahead = [one for one in published if one.publish and one.publish[1] > self._now()]
-        sure = [one for one in ahead if one.publish and one.publish[0] > self._now() + self.slack]
+        sure = [one for one in ahead if one.publish and one.publish[0] > self._now()]
         for one in ahead:
             assert one.publish is not None
             first = one.publish[0] if one not in sure else self._now()  # due by itself, or freed
-            one.publish, one.messages = (min(first, self._now()), self._now() + self.slack), 0
+            one.publish, one.messages = (min(first, self._now()), self._now()), 0
         return len(sure), len(ahead)
 
     def horizon(self) -> tuple[datetime | None, datetime | None]:
@@ -236,23 +229,12 @@ class Model:
             self._requeue(one, timedelta(0))
         return one.state, longest
 
-    def claim(
-        self, ids: Collection[UUID], delivery: UUID, lease: timedelta, chosen: Collection[UUID]
-    ) -> tuple[set[UUID], set[UUID]]:
-        """`chosen`: what the store handed out. Which had to be, and which might."""
-        must, may = set(), set()
-        for one in self._known(sorted(set(ids))):
-            past = one.state == "PENDING" and self.is_past(one.available)
-            if one.state == "RUNNING" and one.owner == delivery:
-                must.add(one.id)
-            elif past is None and one.id in chosen:
-                may.add(one.id)
-            elif past:
-                must.add(one.id)
-            if one.state == "PENDING" and one.id in must | may:
+    def claim(self, ids: Collection[UUID], delivery: UUID, lease: timedelta) -> set[UUID]:
+        for one in self._known(set(ids)):
+            if one.state == "PENDING" and one.available <= self._now():
                 one.state, one.owner, one.lease = "RUNNING", delivery, self._now() + lease
                 one.attempt += 1
-        return must, must | may
+        return {one.id for one in self._known(ids) if one.state == "RUNNING" and one.owner == delivery}
 
     def running(self, execution: UUID, attempt: int) -> ModelExecution | None:
         one = self.executions.get(execution)
@@ -317,7 +299,7 @@ class Model:
     def _requeue(self, one: ModelExecution, delay: timedelta) -> None:
         one.state, one.lease, one.messages = "PENDING", None, 0
         one.available = self._now() + delay
-        one.publish = (one.available, one.available + self.slack)
+        one.publish = (one.available, one.available)
 
     def _end(self, one: ModelExecution, state: str) -> None:
         was_waiting, one.state, one.lease, one.publish = one.state == "WAITING", state, None, None
@@ -416,7 +398,7 @@ class Model:
             job.status, job.paused_until, job.next_run = "RUNNING", None, job.first_from(self._now())
 
     def _in(self, least: timedelta, most: timedelta | None = None) -> Range:
-        return self._now() + least, self._now() + self.slack + (least if most is None else most)
+        return self._now() + least, self._now() + (least if most is None else most)
 
     def _known(self, ids: Iterable[UUID]) -> list[ModelExecution]:
         return [self.executions[one] for one in ids if one in self.executions]

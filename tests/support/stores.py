@@ -95,8 +95,6 @@ def make_clock(database_url: str) -> None:
 class RedisScene(TimedScene):
     """Its clock is held. At the end its indices have to say what its rows say."""
 
-    slack = timedelta(seconds=20)
-
     def __init__(self, url: str) -> None:
         self._world = RedisWorld(url)
         self._world.database.open()
@@ -115,7 +113,7 @@ class RedisScene(TimedScene):
         assert self._world.problems() == []
         self._world.client.flushdb()
         self._world.database.open()
-        self._move()
+        self._world.hold_clock(self._now)
 
     def close(self) -> None:
         problems = self._world.problems()

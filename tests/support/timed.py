@@ -14,12 +14,7 @@ TICK = timedelta(milliseconds=1)
 
 
 class TimedScene(Scene):
-    """A scene in which time passes when a test says so.
-
-    `slack` is how far the store's own clock may have run ahead of `now` meanwhile.
-    """
-
-    slack = timedelta(0)
+    """A scene in which time passes when a test says so."""
 
     def advance(self, time: timedelta) -> None:
         """Time passes for the whole store."""
