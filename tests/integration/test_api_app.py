@@ -239,6 +239,7 @@ def test_openapi_document_tells_every_route(client: FlaskClient) -> None:
         ("post", "/v1/jobs/{reference}/resume"),
         ("post", "/v1/jobs/{reference}/backfill"),
         ("get", "/v1/executions"),
+        ("post", "/v1/executions/retry"),
         ("get", "/v1/executions/{execution_id}"),
         ("post", "/v1/executions/{execution_id}/cancel"),
         ("post", "/v1/executions/{execution_id}/retry"),

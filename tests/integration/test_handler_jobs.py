@@ -1,6 +1,9 @@
 """Jobs that call handlers, over HTTP: named, checked against what workers announced, and treated like any other job."""
 
+import json
+import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -72,6 +75,12 @@ def test_handler_job_is_created_as_printed(client: FlaskClient, world: World) ->
     assert [one["id"] for one in client.get("/v1/jobs?type=email_notification").get_json()] == [job["id"]]
     assert client.get("/v1/jobs?type=HTTP").get_json() == []
     assert target_of(world, job).payload == PRINTED["payload"]
+
+
+def test_printed_job_is_created(client: FlaskClient) -> None:
+    page = (Path(__file__).parents[2] / "docs/semantics.md").read_text()
+    (block,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert client.post("/v1/jobs", json=json.loads(block)).status_code == 201
 
 
 def test_patch_merges_into_the_payload_and_put_replaces_it(client: FlaskClient, world: World) -> None:

@@ -129,6 +129,23 @@ def test_claim_and_record_reach_rows_by_primary_key_with_a_backlog_and_stale_sta
     assert scans_of(renew, "executions") == {"executions_pkey"}
 
 
+def test_question_what_to_try_again_reads_the_indexes_of_failures_and_of_repetitions_only(world: World) -> None:
+    fill_executions(world, "SUCCEEDED", ROWS)
+    fill_executions(world, "FAILED", 1000)
+    world.sql(
+        "update executions set repeats = gen_random_uuid() where id in "
+        "(select id from executions where state = 'SUCCEEDED' limit 20000)"
+    )
+    world.sql("analyze executions")
+    statement = text(
+        "select id from executions e where state in ('FAILED', 'UNKNOWN') and not exists "
+        "(select 1 from executions o where o.repeats = e.id) order by id limit 1000"
+    )
+    reads = scans_of(plan_of(world, statement), "executions")
+    assert "executions_failed" in reads
+    assert reads <= {"executions_failed", "executions_repeats"}
+
+
 def test_list_of_failures_reads_the_index_of_failures_only(world: World) -> None:
     fill_executions(world, "SUCCEEDED", ROWS)
     fill_executions(world, "FAILED", 1000)

@@ -30,6 +30,7 @@ def make_client(world: World, *, ready: Callable[[], None] | None = None) -> Fla
     """A client of an app over this world."""
     app = create_app(
         service=world.service,
+        repeats=world.repeats,
         history=world.history,
         instances=world.instances,
         catalog=world.catalog,

@@ -42,6 +42,7 @@ from gnomon.job.ports import (
     InstanceStore,
     JobStore,
     PlanBatch,
+    RepeatStore,
     RunStore,
     Waker,
 )
@@ -197,7 +198,7 @@ POINTS: Mapping[str, Point] = {
         _worker("worker.return_slots.before", _BEFORE),
         _worker("worker.return_slots.after_commit", _AFTER),
         *(point for verb in ("create", "update", "pause", "resume", "delete") for point in _client(verb)),
-        *(point for verb in ("run", "retry", "backfill", "cancel") for point in _client(verb)),
+        *(point for verb in ("run", "retry", "repeat", "backfill", "cancel") for point in _client(verb)),
     )
 }
 
@@ -224,6 +225,7 @@ STEPS: Mapping[type, Mapping[str, str]] = {
     HousekeepingStore: {"prune_aged": "prune", "prune_crowded": "prune"},
     JobStore: {"create": "create", "update": "update", "delete": "delete"},
     RunStore: {"run": "run", "retry": "retry", "backfill": "backfill", "cancel": "cancel"},
+    RepeatStore: {"repeat": "repeat"},
 }
 # What changes no execution: to die there is to die before the next step.
 WITHOUT_POINTS: Mapping[type, set[str]] = {
@@ -232,6 +234,7 @@ WITHOUT_POINTS: Mapping[type, set[str]] = {
     ExecutionStore: {"recorded_before", "overlooked"},
     JobStore: {"get", "get_by_name", "list"},
     RunStore: set(),
+    RepeatStore: {"matching"},
     HistoryStore: {"get", "list", "tallies"},
     HousekeepingStore: {
         "untidy_jobs",
@@ -514,6 +517,10 @@ def _armed_run_store(build: Build, switch: Switch, engine: Engine) -> ArmedTrans
     return ArmedTransactions(build(engine), STEPS[RunStore], engine, switch)
 
 
+def _armed_repeat_store(build: Build, switch: Switch, engine: Engine) -> ArmedTransactions:
+    return ArmedTransactions(build(engine), STEPS[RepeatStore], engine, switch)
+
+
 def _armed_execution_store(build: Build, switch: Switch, engine: Engine, **options: Any) -> ArmedPort:
     return ArmedPort(build(engine, **options), STEPS[ExecutionStore], switch)
 
@@ -543,4 +550,5 @@ STAND_INS: Mapping[str, Build] = {
     "gnomon.bootstrap.worker.AmqpExecutor": _armed_amqp_executor,
     "gnomon.bootstrap.api.PostgresJobStore": _armed_job_store,
     "gnomon.bootstrap.api.PostgresRunStore": _armed_run_store,
+    "gnomon.bootstrap.api.PostgresRepeatStore": _armed_repeat_store,
 }

@@ -261,6 +261,7 @@ def call_service(call: Mapping[str, Any]) -> int:
     from gnomon.bootstrap import api
     from gnomon.bootstrap.database import open_engine
     from gnomon.job.errors import Conflict, NotFound, Unavailable
+    from gnomon.job.repeats import Repeats
     from gnomon.job.service import JobService
     from gnomon.settings import load_settings
 
@@ -271,7 +272,11 @@ def call_service(call: Mapping[str, Any]) -> int:
         history=api.PostgresHistoryStore(engine),
         catalog=api.PostgresCatalog(engine),
     )
-    verb: Callable[..., object] = getattr(service, call["verb"])
+    verb: Callable[..., object] = (
+        _repeat_failed(Repeats(api.PostgresRepeatStore(engine)))
+        if call["verb"] == "repeat"
+        else getattr(service, call["verb"])
+    )
     while True:
         try:
             verb(*call["arguments"], **call.get("options", {}))
@@ -284,6 +289,14 @@ def call_service(call: Mapping[str, Any]) -> int:
         else:
             print("done", flush=True)
             return 0
+
+
+def _repeat_failed(repeats: Any) -> Callable[..., object]:
+    from gnomon.job.model import State
+    from gnomon.job.ports import RepeatQuery
+    from gnomon.job.repeats import How
+
+    return lambda *, key: repeats.repeat(RepeatQuery(states=[State.FAILED]), How(may_wait=True), key=key)
 
 
 if __name__ == "__main__":

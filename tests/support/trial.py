@@ -603,6 +603,25 @@ class RetryCall(Scene):
         return [] if count == 1 else [f"{count} executions came of one request"]
 
 
+class RepeatCall(Scene):
+    """A client asks for another try of all that failed, with an Idempotency-Key."""
+
+    def prepare(self, trial: Trial) -> None:
+        for number in range(2):
+            trial._create(f"refused-{number}", "/refused", Promise(may_fail=True), delay_seconds=1)
+
+    def call(self, trial: Trial) -> Mapping[str, Any]:
+        trial._until("both have failed", lambda: trial.count("name like 'refused-%' and state = 'FAILED'") == 2)
+        return {"verb": "repeat", "arguments": [], "options": {"key": "one"}}
+
+    def done(self, trial: Trial) -> bool:
+        return trial.count("trigger = 'RETRY_OF' and name like 'refused-%' and state = 'FAILED'") == 2
+
+    def wrong(self, trial: Trial) -> list[str]:
+        count = trial.count("trigger = 'RETRY_OF' and name like 'refused-%'")
+        return [] if count == 2 else [f"{count} executions came of one request for two"]
+
+
 class Backfill(Scene):
     """A client asks for the moments before the job was created."""
 
@@ -658,6 +677,7 @@ SCENES: Mapping[str, Scene] = {
     "resume": Resumption(),
     "run": Run(),
     "retry": RetryCall(),
+    "repeat": RepeatCall(),
     "backfill": Backfill(),
     "cancel": CancelCall(),
 }

@@ -19,6 +19,7 @@ from gnomon.job.ports import (
     Record,
     Token,
 )
+from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
 from gnomon.scheduler.dispatch import plan_batch
 from gnomon.storage.postgres.dispatch import PostgresDispatchStore
@@ -28,6 +29,7 @@ from gnomon.storage.postgres.history import PostgresHistoryStore
 from gnomon.storage.postgres.housekeeping import PostgresHousekeepingStore
 from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
+from gnomon.storage.postgres.repeats import PostgresRepeatStore
 from gnomon.storage.postgres.runs import PostgresRunStore
 
 LEASE = timedelta(seconds=30)
@@ -81,6 +83,7 @@ class World(Scene):
         self.housekeeping = PostgresHousekeepingStore(self.engine)
         self.catalog = PostgresCatalog(self.engine)
         self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history, catalog=self.catalog)
+        self.repeats = Repeats(PostgresRepeatStore(self.engine))
         self.dispatch = self.scheduler()
         self.executions = self.worker("worker-1")
 

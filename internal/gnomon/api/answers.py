@@ -8,6 +8,7 @@ from gnomon.job.document import format_instant, plain_seconds, write_definition
 from gnomon.job.handlers import HandlerInfo
 from gnomon.job.instance import Instance
 from gnomon.job.model import Attempt, Execution, Job, State
+from gnomon.job.ports import Repeatable, Repeated
 from gnomon.job.schedule import describe
 from gnomon.job.service import upcoming
 
@@ -108,6 +109,31 @@ def handler_answer(handler: HandlerInfo) -> Answer:
         "schema": handler.schema,
         "last_seen_at": _instant(handler.last_seen_at),
         "alive": handler.alive,
+    }
+
+
+def repeatable_answer(found: Repeatable) -> Answer:
+    """What would be tried again."""
+    return {"dry_run": True, "count": found.count, "sample": [execution_answer(one) for one in found.oldest]}
+
+
+def repeated_answer(done: Repeated) -> Answer:
+    """What was tried again, and what was not."""
+    return {
+        "dry_run": False,
+        "count": done.matched,
+        "created": [_repetition(execution) for execution in done.created],
+        "refused": [{"id": str(one.execution_id), "code": one.code, "reason": one.reason} for one in done.refused],
+        "remaining": done.matched - len(done.created) - len(done.refused),
+    }
+
+
+def _repetition(execution: Execution) -> Answer:
+    return {
+        "id": str(execution.id),
+        "job_id": str(execution.job_id),
+        "repeats": str(execution.repeats),
+        "state": execution.state.value,
     }
 
 

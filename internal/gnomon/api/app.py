@@ -8,6 +8,7 @@ from gnomon.api import actions, docs, executions, fleet, health, jobs, metrics, 
 from gnomon.api.context import Context
 from gnomon.api.routes import Document
 from gnomon.job.ports import Catalog, HistoryStore, InstanceStore
+from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
 
 HEADERS = {
@@ -25,6 +26,7 @@ Errors are problems (RFC 9457). Lists continue at the `Link` header's `rel="next
 def create_app(
     *,
     service: JobService,
+    repeats: Repeats,
     history: HistoryStore,
     instances: InstanceStore,
     catalog: Catalog,
@@ -46,7 +48,9 @@ def create_app(
     )
     app.url_map.strict_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined] # of the default provider
-    Context(service=service, instances=instances, catalog=catalog, ready=ready, version=version).attach(app)
+    Context(
+        service=service, repeats=repeats, instances=instances, catalog=catalog, ready=ready, version=version
+    ).attach(app)
     app.after_request(_add_headers)
     request_ids.register(app)
     problems.register(app)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from flask import Flask, current_app
 
 from gnomon.job.ports import Catalog, InstanceStore
+from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
 
 EXTENSION = "gnomon"
@@ -16,6 +17,7 @@ class Context:
     """The collaborators of one app. `ready` raises Unavailable while requests can't be served."""
 
     service: JobService
+    repeats: Repeats
     instances: InstanceStore
     catalog: Catalog
     ready: Callable[[], None]

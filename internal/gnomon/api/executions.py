@@ -2,18 +2,27 @@
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
-from gnomon.api.answers import Answer, execution_answer
+from gnomon.api.answers import Answer, execution_answer, repeatable_answer, repeated_answer
 from gnomon.api.context import context
-from gnomon.api.idempotency import IDEMPOTENCY_KEY, REPLAYED_HEADER, idempotency_key, requested_answer
+from gnomon.api.idempotency import IDEMPOTENCY_KEY, REPLAYED, REPLAYED_HEADER, idempotency_key, requested_answer
 from gnomon.api.jobs import REFERENCE
 from gnomon.api.paging import LINK_HEADER, Headers, next_page, part_of
 from gnomon.api.routes import Routes
-from gnomon.api.schemas import AllExecutionsQuery, Execution, ExecutionListQuery, RetryQuery
+from gnomon.api.schemas import (
+    AllExecutionsQuery,
+    Execution,
+    ExecutionListQuery,
+    Repeated,
+    RepeatRequest,
+    RetryQuery,
+)
 from gnomon.job.document import parse_instant
 from gnomon.job.errors import InvalidJob
 from gnomon.job.model import State, Trigger
-from gnomon.job.ports import ExecutionQuery
+from gnomon.job.ports import ExecutionQuery, RepeatQuery
+from gnomon.job.repeats import How
 
 FAILED_STATES = frozenset((State.FAILED, State.UNKNOWN))
 EXECUTION = {
@@ -73,6 +82,48 @@ def retry_execution(query: Mapping[str, Any], execution_id: str) -> tuple[Answer
         execution_id, same_revision=query["revision"] == "same", may_wait=query["queue"], key=idempotency_key()
     )
     return requested_answer(asked)
+
+
+@routes.route("/executions/retry", methods=["POST"], parameters=[IDEMPOTENCY_KEY])
+@routes.arguments(RepeatRequest)
+@routes.response(202, Repeated, headers=REPLAYED_HEADER)
+@routes.alt_response(200, Repeated, description="the answer to a dry run")
+def retry_executions(document: Mapping[str, Any]) -> tuple[Answer, int, Headers]:
+    """Try many executions again: those that failed, were cancelled, or whose outcome is unknown.
+
+    All of them, or those that the filters leave; an empty object is all. Up to 1,000 at a time, the oldest first. One
+    that was tried again before is left out, unless `again`. What can't be tried again is in `refused`.
+    """
+    query = _repeat_query(document)
+    if document["dry_run"]:
+        return repeatable_answer(context().repeats.matching(query)), 200, {}
+    how = How(
+        same_revision=document["revision"] == "same",
+        may_wait=document["queue"],
+        expected=document.get("expected_count"),
+        limit=document["limit"],
+    )
+    done = context().repeats.repeat(query, how, key=idempotency_key())
+    return repeated_answer(done), 202, {REPLAYED: "true"} if done.replayed else {}
+
+
+def _repeat_query(document: Mapping[str, Any]) -> RepeatQuery:
+    given = {name: value for name, value in document.items() if value is not None}
+    return RepeatQuery(
+        states=[State(name) for name in given.get("state", sorted(FAILED_STATES))],
+        job_id=_job_id(given.get("job_id")),
+        trigger=Trigger(given["trigger"]) if "trigger" in given else None,
+        since=_instant(given, "scheduled_after"),
+        until=_instant(given, "scheduled_before"),
+        again=given["again"],
+    )
+
+
+def _job_id(text: str | None) -> UUID | None:
+    try:
+        return None if text is None else UUID(text)
+    except ValueError as error:
+        raise InvalidJob.at("/job_id", "is not a UUID", "GET /jobs/name:… answers a job's id") from error
 
 
 def _listed(reference: str | None, query: Mapping[str, Any]) -> tuple[list[Answer], Headers]:

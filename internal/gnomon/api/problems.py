@@ -12,6 +12,7 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException
 from gnomon.api.request_ids import request_id
 from gnomon.job.errors import (
     Conflict,
+    CountDiffers,
     FieldError,
     GnomonError,
     InvalidJob,
@@ -107,6 +108,8 @@ def _known(error: GnomonError) -> Response:
             return problem(404, str(error))
         case KeyReused():
             return problem(422, str(error), kind="key-reused")
+        case CountDiffers():
+            return problem(409, str(error), kind="count-differs")
         case Overlapping():
             return problem(409, str(error), kind="overlapping")
         case RevisionMismatch():

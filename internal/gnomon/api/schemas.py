@@ -16,7 +16,7 @@ from gnomon.api.strict_json import escape
 from gnomon.job.document import TARGET_FIELDS
 from gnomon.job.errors import FieldError
 from gnomon.job.instance import Role
-from gnomon.job.model import Delivery, JobStatus, MisfirePolicy, Overlap, State, Trigger
+from gnomon.job.model import REPEATABLE, Delivery, JobStatus, MisfirePolicy, Overlap, State, Trigger
 from gnomon.job.target import HANDLER_QUEUES, METHODS
 
 UNKNOWN = "is not known here"
@@ -97,6 +97,21 @@ def _optional(kind: type[fields.Field[Any]], about: str, /, **options: Any) -> f
 
 def _one_of(names: Iterable[object], about: str) -> fields.Field[Any]:
     return _optional(Text, about, metadata={"enum": [*map(str, names), None]})
+
+
+def _flag(about: str) -> fields.Field[Any]:
+    return fields.Boolean(
+        load_default=False,
+        truthy={True},
+        falsy={False},
+        error_messages={"invalid": "must be true or false"},
+        metadata={"description": about},
+    )
+
+
+def _choice(names: Iterable[object]) -> validate.OneOf:
+    known = [str(name) for name in names]
+    return validate.OneOf(known, error=f"must be one of {', '.join(known)}")
 
 
 def _part(schema: type[Schema], about: str, **metadata: Any) -> fields.Field[Any]:
@@ -388,13 +403,7 @@ class BackfillRequest(Input):
 
     from_ = Instant(data_key="from", required=True, error_messages={"required": "is missing"})
     to = Instant(required=True, error_messages={"required": "is missing"}, metadata={"description": "inclusive"})
-    dry_run = fields.Boolean(
-        load_default=False,
-        truthy={True},
-        falsy={False},
-        error_messages={"invalid": "must be true or false"},
-        metadata={"description": "only tell what would be done"},
-    )
+    dry_run = _flag("only tell what would be done")
 
 
 class Backfill(Schema):
@@ -403,6 +412,58 @@ class Backfill(Schema):
     dry_run = fields.Boolean()
     count = fields.Integer()
     moments = fields.List(Instant())
+
+
+class RepeatRequest(Input):
+    """Which executions to try again, and how."""
+
+    state = _optional(
+        Array,
+        "any of them; FAILED and UNKNOWN by default",
+        cls_or_instance=Text(validate=_choice(sorted(REPEATABLE))),
+    )
+    job_id = _optional(Text, "of this job only", metadata={"format": "uuid"})
+    trigger = _optional(Text, "why they existed", validate=_choice(Trigger))
+    scheduled_after = _optional(Instant, "no moment before this one")
+    scheduled_before = _optional(Instant, "no moment after this one")
+    again = _flag("also those that were tried again before")
+    limit = Whole(load_default=1_000, metadata={"description": "at most so many, the oldest first; at most 1,000"})
+    expected_count = _optional(Whole, "409 with the real number when another number of executions matches")
+    queue = _flag("wait for the job's unfinished execution to end, and for one another")
+    revision = Text(
+        validate=_choice(["current", "same"]),
+        load_default="current",
+        metadata={"description": "current: as the job is defined now; same: as it was then", "default": "current"},
+    )
+    dry_run = _flag("only tell what would be done")
+
+
+class Refusal(Schema):
+    """An execution that was not tried again, and why."""
+
+    id = fields.String(metadata={"format": "uuid"})
+    code = fields.String(metadata={"enum": ["overlapping", "deleted", "tried_again"]})
+    reason = fields.String()
+
+
+class Repetition(Schema):
+    """A new execution."""
+
+    id = fields.String(metadata={"format": "uuid"})
+    job_id = fields.String(metadata={"format": "uuid"})
+    repeats = fields.String(metadata={"format": "uuid", "description": "the execution that this one tries again"})
+    state = fields.String()
+
+
+class Repeated(Schema):
+    """What was tried again. A dry run answers `sample` in place of what only a real one can tell."""
+
+    dry_run = fields.Boolean()
+    count = fields.Integer(metadata={"description": "how many matched, also beyond the limit; counted up to 100,000"})
+    created = fields.List(fields.Nested(Repetition))
+    refused = fields.List(fields.Nested(Refusal))
+    remaining = fields.Integer(metadata={"description": "how many matched beyond the limit"})
+    sample = fields.List(fields.Nested(Execution), metadata={"description": "of a dry run: the oldest ten"})
 
 
 class BrokenRule(Schema):
@@ -503,11 +564,6 @@ class PageQuery(Input):
         validate=validate.Range(0, 10_000, error="must not be above 10000: follow the Link header instead"),
     )
     cursor = Text(metadata={"description": "from the Link header of the page before"})
-
-
-def _choice(names: Iterable[object]) -> validate.OneOf:
-    known = [str(name) for name in names]
-    return validate.OneOf(known, error=f"must be one of {', '.join(known)}")
 
 
 class JobListQuery(PageQuery):

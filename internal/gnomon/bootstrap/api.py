@@ -12,6 +12,7 @@ from gnomon.bootstrap.database import open_engine
 from gnomon.bootstrap.instances import identity_of
 from gnomon.bootstrap.logs import start_logging
 from gnomon.job.instance import Role
+from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
 from gnomon.process.heartbeat import Heartbeat
 from gnomon.settings import Settings
@@ -19,6 +20,7 @@ from gnomon.storage.postgres.history import PostgresHistoryStore
 from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
 from gnomon.storage.postgres.migrate import require_latest
+from gnomon.storage.postgres.repeats import PostgresRepeatStore
 from gnomon.storage.postgres.runs import PostgresRunStore
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,7 @@ def _make_app(settings: Settings, ends: ExitStack) -> Flask:
             history=history,
             catalog=PostgresCatalog(engine),
         ),
+        repeats=Repeats(PostgresRepeatStore(engine)),
         history=history,
         instances=instances,
         catalog=PostgresCatalog(engine),

@@ -6,6 +6,7 @@ GnomonError
 ├── NotFound              no such job or execution
 ├── Conflict              the request does not fit the present state
 │   ├── NameTaken         another job bears the name
+│   ├── CountDiffers      more or fewer executions match than the caller expects
 │   ├── Overlapping       the job's overlap policy allows no further execution now
 │   └── RevisionMismatch  the job changed since the caller read it
 ├── Unavailable           the database or the broker does not answer now; try again
@@ -65,6 +66,10 @@ class Conflict(GnomonError):
 
 class NameTaken(Conflict):
     """Another living job bears this name."""
+
+
+class CountDiffers(Conflict):
+    """More or fewer executions match than the caller expects; nothing was done."""
 
 
 class Overlapping(Conflict):

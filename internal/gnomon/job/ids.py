@@ -21,6 +21,11 @@ def backfill_id(request_id: UUID, job_id: UUID, moment: datetime) -> UUID:
     return _moment_id(f"backfill:{request_id}:{job_id}", moment)
 
 
+def repeat_id(request_id: UUID, execution_id: UUID, moment: datetime) -> UUID:
+    """As `scheduled_id`, for an execution that a request tries again beside others."""
+    return _moment_id(f"repeat:{request_id}:{execution_id}", moment)
+
+
 def manual_id(moment: datetime) -> UUID:
     """A random id that sorts by time with the others."""
     return _moment_id(f"manual:{uuid4()}", moment)
@@ -29,6 +34,11 @@ def manual_id(moment: datetime) -> UUID:
 def id_bounds(moment: datetime) -> tuple[UUID, UUID]:
     """The least and the greatest id that any execution of this moment can have."""
     return UUID(int=_millis(moment) << 80), UUID(int=(_millis(moment) + 1 << 80) - 1)
+
+
+def moment_of(execution_id: UUID) -> datetime:
+    """The moment that an id begins with, to the millisecond."""
+    return EPOCH + timedelta(milliseconds=execution_id.int >> 80)
 
 
 def _moment_id(source: str, moment: datetime) -> UUID:

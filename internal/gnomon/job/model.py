@@ -40,6 +40,9 @@ class State(StrEnum):
         return self not in (State.WAITING, State.PENDING, State.RUNNING)
 
 
+REPEATABLE = frozenset((State.FAILED, State.UNKNOWN, State.CANCELLED))  # what ended so can be tried again
+
+
 class Trigger(StrEnum):
     """Why an execution exists."""
 

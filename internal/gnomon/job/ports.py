@@ -169,6 +169,75 @@ class RunStore(Protocol):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class RepeatQuery:
+    """Which executions to try again; `since` and `until` bound their moments, both included.
+
+    One that was tried again before is left out unless `again`.
+    """
+
+    states: Collection[State]
+    job_id: UUID | None = None
+    trigger: Trigger | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    again: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeatable:
+    """How many executions match, counted no further than the store does, and the oldest of them."""
+
+    count: int
+    oldest: Sequence[Execution]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """An execution that was not tried again. `code` is a short stable word."""
+
+    execution_id: UUID
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """What came of trying many again. `matched`: how many there were, those beyond the limit included.
+
+    `replayed`: an earlier request with the same Idempotency-Key did it; of that only what it created is known.
+    """
+
+    matched: int
+    created: Sequence[Execution]
+    refused: Sequence[Refusal]
+    replayed: bool
+
+
+class RepeatStore(Protocol):
+    """Trying many executions again at once."""
+
+    def matching(self, query: RepeatQuery, *, limit: int) -> Repeatable:
+        """Up to `limit` of those that match, the oldest first."""
+
+    def repeat(
+        self,
+        query: RepeatQuery,
+        *,
+        limit: int,
+        expected: int | None,
+        same_revision: bool,
+        may_wait: bool,
+        pace: timedelta,
+        once: Once | None,
+    ) -> Repeated:
+        """As RunStore.retry for up to `limit` of those that match, the oldest first, in one transaction.
+
+        Of a job that may overlap itself one starts each `pace`. What can't be tried again is refused by itself.
+        Raises CountDiffers where another number than `expected` matches, and KeyReused.
+        """
+
+
 class HistoryStore(Protocol):
     """What became of executions."""
 

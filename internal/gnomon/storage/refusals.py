@@ -3,10 +3,8 @@
 from uuid import UUID
 
 from gnomon.job.errors import Conflict, KeyReused, NameTaken, NotFound, Overlapping
-from gnomon.job.model import Execution, State
+from gnomon.job.model import REPEATABLE, Execution, State
 from gnomon.job.ports import Once
-
-REPEATABLE = frozenset((State.FAILED, State.UNKNOWN, State.CANCELLED))
 
 
 def no_job(job_id: UUID) -> NotFound:

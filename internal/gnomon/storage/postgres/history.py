@@ -30,7 +30,7 @@ class PostgresHistoryStore:
 
     def list(self, job_id: UUID | None, query: ExecutionQuery) -> Page[Execution]:
         """In the order of their ids, which is that of their moments; with the attempts that did not end them."""
-        chosen = _filtered(select(executions), query)
+        chosen = filtered(select(executions), query)
         if job_id is not None:
             chosen = chosen.where(executions.c.job_id == job_id)
         chosen = chosen.order_by(executions.c.id.desc()).limit(query.limit + 1).offset(query.offset)
@@ -58,7 +58,15 @@ def read_execution(connection: Connection, execution_id: UUID) -> Execution:
     return _read_execution(row, _attempts(connection, [row.id])[row.id])
 
 
-def _filtered(chosen: Select[Any], query: ExecutionQuery) -> Select[Any]:
+def read_executions(connection: Connection, chosen: Select[Any]) -> list[Execution]:
+    """In the order of the selection, with the attempts that did not end them."""
+    rows = connection.execute(chosen).all()
+    tried = _attempts(connection, [row.id for row in rows if row.attempt > 0])
+    return [_read_execution(row, tried[row.id]) for row in rows]
+
+
+def filtered(chosen: Select[Any], query: ExecutionQuery) -> Select[Any]:
+    """Narrows a selection from `executions` to what the query asks for, but for its limit and its offset."""
     if query.states:
         chosen = chosen.where(executions.c.state.in_([state.value for state in query.states]))
     if query.trigger is not None:

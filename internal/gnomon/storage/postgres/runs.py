@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, func, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, Engine, select
 
 from gnomon.job.ids import backfill_id, id_bounds, manual_id
 from gnomon.job.model import Execution, Job, State, Trigger
@@ -16,19 +15,10 @@ from gnomon.storage.postgres.engine import translated
 from gnomon.storage.postgres.forgotten import forgotten_moments
 from gnomon.storage.postgres.history import read_execution
 from gnomon.storage.postgres.jobs import locked_job
+from gnomon.storage.postgres.keys import known_resource, remember
 from gnomon.storage.postgres.sessions import announce, database_clock
-from gnomon.storage.postgres.tables import executions, idempotency_keys, jobs
-from gnomon.storage.refusals import key_reused, no_execution, overlapping, refuse_cancel, refuse_repeat
-
-KEPT = timedelta(hours=24)
-# Some of those that are over, with each new one: so there are never many more than a day's.
-FORGET = text("""
-delete from idempotency_keys where (principal, key) in (
-    select principal, key from idempotency_keys where expires_at <= now()
-    order by expires_at limit 100 for update skip locked
-)
-""")
-ANYBODY = ""  # keys belong to whoever asks; there are no accounts yet
+from gnomon.storage.postgres.tables import executions, jobs
+from gnomon.storage.refusals import no_execution, overlapping, refuse_cancel, refuse_repeat
 
 
 class PostgresRunStore:
@@ -100,14 +90,14 @@ def _once(
     connection: Connection, once: Once | None, find_job: Callable[[], UUID], create: Callable[[Job], UUID]
 ) -> Requested:
     """What was made with this key before; else what `create` makes under the job's row lock."""
-    if once is not None and (known := _known(connection, once)) is not None:
+    if once is not None and (known := known_resource(connection, once)) is not None:
         return Requested(execution=read_execution(connection, known), replayed=True)
     job = locked_job(connection, find_job())
-    if once is not None and (known := _known(connection, once)) is not None:  # a twin was quicker
+    if once is not None and (known := known_resource(connection, once)) is not None:  # a twin was quicker
         return Requested(execution=read_execution(connection, known), replayed=True)
     execution_id = create(job)
     if once is not None:
-        _remember(connection, once, execution_id)
+        remember(connection, once, execution_id)
     return Requested(execution=read_execution(connection, execution_id), replayed=False)
 
 
@@ -161,28 +151,3 @@ def _lock_job_of(connection: Connection, execution_id: UUID) -> None:
     lock = select(jobs.c.id).where(jobs.c.id == its_job).with_for_update(key_share=True)
     if connection.execute(lock).first() is None:
         raise no_execution(execution_id)
-
-
-def _known(connection: Connection, once: Once) -> UUID | None:
-    """The resource that an earlier request with this key made. Raises KeyReused."""
-    keys = idempotency_keys.c
-    chosen = select(keys.fingerprint, keys.resource_id).where(
-        keys.principal == ANYBODY, keys.key == once.key, keys.expires_at > func.now()
-    )
-    row = connection.execute(chosen).first()
-    if row is None:
-        return None
-    if row.fingerprint != once.fingerprint:
-        raise key_reused(once)
-    known: UUID = row.resource_id
-    return known
-
-
-def _remember(connection: Connection, once: Once, resource_id: UUID) -> None:
-    connection.execute(FORGET)
-    values = {"fingerprint": once.fingerprint, "resource_id": resource_id, "expires_at": func.now() + KEPT}
-    new = insert(idempotency_keys).values(principal=ANYBODY, key=once.key, **values)
-    expired = idempotency_keys.c.expires_at <= func.now()
-    kept = new.on_conflict_do_update(index_elements=["principal", "key"], set_=values, where=expired)
-    if connection.execute(kept.returning(idempotency_keys.c.key)).first() is None:  # a twin for another job
-        raise key_reused(once)

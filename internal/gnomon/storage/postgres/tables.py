@@ -153,7 +153,9 @@ executions = Table(
     Index("executions_history", "job_id", "id"),
     # what failed for good, of all jobs, newest first
     Index("executions_failed", "id", postgresql_where=text("state in ('FAILED', 'UNKNOWN')")),
-    # the same of one job, with what was cancelled: retention counts them apart from what succeeded
+    # whether an execution was tried again
+    Index("executions_repeats", "repeats", postgresql_where=text("repeats is not null")),
+    # what failed, of one job, with what was cancelled: retention counts them apart from what succeeded
     Index(
         "executions_failed_of_job",
         "job_id",
