@@ -162,8 +162,11 @@ class Scheduler:
                 return
             from gnomon.bootstrap.library import Embedded  # asyncio and more: not where jobs are only declared
 
-            stores = self._open()
-            self._embedded = Embedded(stores, self._find, self._limits)
+            try:
+                self._embedded = Embedded(self._open(), self._find, self._limits)
+            except BaseException:
+                self.stop()  # closes what is open
+                raise
             self._embedded.start()
             self._goodbye = _at_exit(self)
         log.info("scheduler started: %s jobs on %s", len(self._registrations), self._kind)
@@ -223,14 +226,13 @@ class Scheduler:
 
         A process that still registers it makes it anew.
         """
-        service = self._service()
-        with self._lock:
-            known = self._registrations.pop(name, None)
         try:
-            service.delete(_reference(name))
+            self._service().delete(_reference(name))
         except NotFound:
-            if known is None:
+            if name not in self._registrations:
                 raise
+        with self._lock:
+            self._registrations.pop(name, None)
 
     def run_now(self, name: str, *, queue: bool = False) -> Execution:
         """An execution beside the schedule, due at once, also of a paused job; a process that registered it runs it.
