@@ -35,6 +35,7 @@ from gnomon.job.errors import Unavailable
 from gnomon.job.ports import (
     Catalog,
     DispatchStore,
+    EffectStore,
     ExecutionQueue,
     ExecutionStore,
     HistoryStore,
@@ -232,6 +233,7 @@ WITHOUT_POINTS: Mapping[type, set[str]] = {
     DispatchStore: {"horizon"},
     ExecutionQueue: {"probe", "lost_messages", "break_off"},
     ExecutionStore: {"recorded_before", "overlooked"},
+    EffectStore: {"together"},  # in a child process: tests/integration/test_effects.py kills that at each point
     JobStore: {"get", "get_by_name", "list"},
     RunStore: set(),
     RepeatStore: {"matching"},

@@ -23,10 +23,14 @@ class Sent(StrEnum):
 
 @dataclass(frozen=True)
 class Succeeded:
-    """The target did what was asked. The status is None where the protocol has none."""
+    """The target did what was asked. The status is None where the protocol has none.
+
+    `recorded`: the store has it already, because it was written together with the effect.
+    """
 
     response_status: int | None = None
     response_excerpt: str | None = None
+    recorded: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "response_excerpt", _clean_excerpt(self.response_excerpt))

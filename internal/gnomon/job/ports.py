@@ -7,12 +7,13 @@ The verbs of ExecutionStore are the arrows of the state machine in docs/protocol
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from gnomon.job.handlers import HandlerInfo, HandlerSpec
 from gnomon.job.instance import Identity, Instance
 from gnomon.job.model import Action, Definition, Execution, Job, JobStatus, State, Trigger
+from gnomon.job.outcome import Outcome, Succeeded
 from gnomon.job.plan import DueJob, Plan
 from gnomon.job.retention import Retention
 
@@ -453,6 +454,17 @@ class ExecutionStore(Protocol):
         """How many executions of these queues are due and unclaimed after a second message or a later one.
 
         Only where the last message was sent between `oldest` and `newest` ago. Counts no further than 1,000.
+        """
+
+
+class EffectStore(Protocol):
+    """Effects in the very database that holds the executions: they stand or fall with the record of their success."""
+
+    def together(self, token: Token, effect: Callable[[Any], Succeeded], *, timeout: timedelta) -> Outcome:
+        """Calls `effect` with a connection in a transaction; what it returns is W in the same transaction.
+
+        The answer is a success that is recorded, or a failure that is not: then nothing of the effect is left, unless
+        it was sent maybe. Whatever `effect` raises goes on, and rolls back. Raises Unavailable before it is called.
         """
 
 

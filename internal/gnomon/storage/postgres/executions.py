@@ -68,7 +68,7 @@ class PostgresExecutionStore:
     def record(self, records: Sequence[Record]) -> set[UUID]:
         """W."""
         parameters = {
-            "rows": json_rows([_record_row(record) for record in records]),
+            "rows": json_rows([record_row(record) for record in records]),
             "instance": self._instance,
             "again": AGAIN_AFTER_FAILURE,
         }
@@ -127,7 +127,8 @@ class PostgresExecutionStore:
             return {execution_id for execution_id in found if execution_id is not None}
 
 
-def _record_row(record: Record) -> dict[str, Any]:
+def record_row(record: Record) -> dict[str, Any]:
+    """A row of W as the statement takes it."""
     return {
         "id": record.token.id,
         "attempt": record.token.attempt,
