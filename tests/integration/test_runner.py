@@ -26,6 +26,7 @@ from gnomon.storage.postgres.executions import PostgresExecutionStore
 from gnomon.worker.executors import Executors
 from gnomon.worker.executors.amqp import AmqpExecutor
 from gnomon.worker.executors.http import HttpExecutor
+from gnomon.worker.executors.python import NoHandlers
 from gnomon.worker.runner import Runner
 from gnomon.worker.verdict import MAX_EXCUSED
 
@@ -35,7 +36,7 @@ Answer = TypeVar("Answer")
 
 def _executors() -> Executors:
     policy = EgressPolicy.parse(["127.0.0.0/8"])
-    return Executors(http=HttpExecutor(policy=policy), amqp=AmqpExecutor(policy=policy))
+    return Executors(http=HttpExecutor(policy=policy), amqp=AmqpExecutor(policy=policy), handlers=NoHandlers())
 
 
 @contextmanager

@@ -12,15 +12,15 @@ ROOT = Path(__file__).parents[2]
 
 
 class Up:
-    """A run of ./scripts/up in a process group of its own."""
+    """A run of ./scripts/up, from a folder, in a process group of its own."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, folder: Path = ROOT) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            ["./scripts/up", "--port", str(self.port), *arguments],
-            cwd=ROOT,
+            [str(ROOT / "scripts/up"), "--port", str(self.port), *arguments],
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

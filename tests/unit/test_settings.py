@@ -9,6 +9,7 @@ import pytest
 from gnomon.job.errors import ConfigurationError
 from gnomon.settings import Explained, Setting, Settings, declared, explain, load_settings
 from gnomon.settings.database_url import driver_url
+from gnomon.settings.kinds import parse_size
 from gnomon.settings.sources import format_duration, parse_duration
 
 SECRET = "s3cret-canary"
@@ -44,10 +45,12 @@ def test_flag_wins_over_environment_over_file_over_default(file: Path) -> None:
 @pytest.mark.parametrize("setting", declared(), ids=lambda setting: setting.name)
 def test_every_setting_reads_its_default_from_file_environment_and_flag(file: Path, setting: Setting) -> None:
     section, key = setting.name.split(".")
-    default = explained(load_settings({}, {}), setting.name).default or {
+    examples = {
         "db.url": "postgresql://db.example/x",
         "cache.url": "redis://x",
-    }.get(setting.name, "10.0.0.0/8")
+        "worker.handlers": "reports.daily, mails",
+    }
+    default = explained(load_settings({}, {}), setting.name).default or examples.get(setting.name, "10.0.0.0/8")
     file.write_text(f"{section}:\n  {key}: {default}\n")
     by_file = load_settings({}, {})
     file.unlink()
@@ -271,3 +274,30 @@ def test_database_beyond_loopback_is_asked_for_its_certificate(url: str, disable
 )
 def test_database_url_is_made_of_its_parts_unless_given_whole(flags: dict[str, str], expected: str) -> None:
     assert load_settings(flags, {}).database_url() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("0", None), ("512MiB", 512 * 2**20), ("2GiB", 2**31), ("5000", 5000), ("1KiB", 1024)]
+)
+def test_sizes_read_in_powers_of_1024(text: str, size: int | None) -> None:
+    settings = load_settings({}, {"SCHEDULER_WORKER_PROCESS_MEMORY": text})
+    assert parse_size(settings.worker.process_memory) == size
+
+
+@pytest.mark.parametrize("text", ["2GB", "1.5GiB", "-1", "much", "MiB"])
+def test_other_texts_are_no_sizes(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"worker\.process_memory.*expected a size such as 512MiB"):
+        load_settings({"worker_process_memory": text}, {})
+
+
+@pytest.mark.parametrize("queues", ["io, handlers", "async,io", "handlers,async"])
+def test_worker_serves_one_kind_of_queue(queues: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"worker\.queues .*: a worker serves one of io, handlers, async"):
+        load_settings({"worker_queues": queues, "worker_handlers": "mails"}, {})
+
+
+@pytest.mark.parametrize("queue", ["handlers", "async"])
+def test_worker_of_handlers_needs_their_modules(queue: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"needs worker\.handlers"):
+        load_settings({"worker_queues": queue}, {})
+    assert load_settings({"worker_queues": queue, "worker_handlers": "a.b"}, {}).worker.handlers == ("a.b",)

@@ -31,6 +31,8 @@ from gnomon.storage.postgres.waker import PostgresWaker
 
 log = logging.getLogger(__name__)
 
+# A worker runs few sync handlers at once, and an id that waits in its message keeps other workers from it.
+BATCH_SIZES = {"handlers": 1, "async": 20}
 # What is queued for the broker when the process stops is sent within this time, or published by another scheduler.
 FLUSH = timedelta(seconds=6)
 # A batch takes a few seconds at most, unless the database is frozen.
@@ -56,7 +58,7 @@ def run(settings: Settings) -> int:
             PostgresHousekeepingStore(engine), instances, me=identity.id, retention=settings.retention.policy()
         )
         housekeeper.start(stop)
-        queue = CeleryQueue(create_app(settings.queue_url()))
+        queue = CeleryQueue(create_app(settings.queue_url()), batch_sizes=BATCH_SIZES)
         waker = PostgresWaker(engine)
         stop.on_stop(waker.wake)
         code = _run_loop(settings, PostgresDispatchStore(engine, instance=identity.id), queue, waker, stop)

@@ -1,38 +1,52 @@
 """The worker process: turns messages into outcomes."""
 
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from uuid import UUID
 
 import uvloop
 
+from gnomon.bootstrap import child
 from gnomon.bootstrap.database import open_engine
 from gnomon.bootstrap.instances import identity_of
 from gnomon.bootstrap.logs import start_logging
 from gnomon.job.address import EgressPolicy
+from gnomon.job.handlers import HandlerSpec
 from gnomon.job.instance import Role
+from gnomon.job.target import HandlerTarget
 from gnomon.process.connect import wait_until_available
 from gnomon.process.heartbeat import Heartbeat
-from gnomon.process.last_resort import end_within
+from gnomon.process.last_resort import end_process, end_within
 from gnomon.process.signals import StopSignal
 from gnomon.queue.celery.app import create_app
-from gnomon.queue.celery.consumer import run_worker
+from gnomon.queue.celery.consumer import run_worker, stop_failed
 from gnomon.queue.celery.watchdog import ConsumeWatchdog
 from gnomon.settings import Settings
+from gnomon.settings.kinds import parse_size
 from gnomon.storage.cache import DefinitionCache
 from gnomon.storage.postgres.executions import PostgresExecutionStore
 from gnomon.storage.postgres.instances import PostgresInstanceStore
 from gnomon.storage.postgres.migrate import require_latest
-from gnomon.worker.executors import Executors
+from gnomon.worker.children.pool import Pool
+from gnomon.worker.children.process import Birth
+from gnomon.worker.executors import Executor, Executors
 from gnomon.worker.executors.amqp import AmqpExecutor
 from gnomon.worker.executors.http import HttpExecutor
+from gnomon.worker.executors.python import NoHandlers
+from gnomon.worker.executors.python_async import AsyncExecutor
+from gnomon.worker.executors.python_sync import ChildExecutor
+from gnomon.worker.flights import TRUSTED
+from gnomon.worker.handlers import HandlerRegistry, load_handlers
+from gnomon.worker.known import KnownHandlers
 from gnomon.worker.runner import Runner
 
 log = logging.getLogger(__name__)
 
 # Beside what is in flight, a stop takes a second until it is noticed and up to five for a broker that does not answer.
 FAREWELL = timedelta(seconds=8)
+# What is in flight on a blocked loop can't end; what has ended is recorded in less.
+BLOCKED = timedelta(seconds=2)
 
 
 def run(settings: Settings) -> int:
@@ -40,24 +54,36 @@ def run(settings: Settings) -> int:
     stop = StopSignal()
     stop.install()
     start_logging(settings, role="worker")
-    make_executors = _executors(settings)
     cache_url = settings.cache_url()
     cache = None if cache_url is None else DefinitionCache(cache_url)
+    registry = load_handlers(settings.worker.handlers)
+    policy = EgressPolicy.parse(settings.egress.allow)  # a wrong setting ends the start
     app = create_app(settings.queue_url(), queues=settings.worker.queues, task_events=settings.queue.task_events)
     end_within(settings.worker.shutdown_timeout + FAREWELL, stop)
     engine = open_engine(settings)
     if not wait_until_available("waiting for the database", lambda: require_latest(engine), stop):
         return 0
     identity = identity_of(settings, Role.WORKER, queues=settings.worker.queues)
-    heartbeat = Heartbeat(PostgresInstanceStore(engine), identity)
+    heartbeat = Heartbeat(
+        PostgresInstanceStore(engine),
+        identity,
+        handlers=_announced(settings, registry),
+        retry_strategies=sorted(registry.retry_strategies),
+    )
     heartbeat.start()
     store = PostgresExecutionStore(engine, instance=identity.id, worker=identity.name, cache=cache)
     runner = Runner(
         store=store,
-        executors=make_executors,
+        executors=lambda: Executors(
+            http=HttpExecutor(policy=policy, max_connections=settings.worker.concurrency),
+            amqp=AmqpExecutor(policy=policy),
+            handlers=_handlers(settings, registry, identity.id),
+        ),
         new_loop=uvloop.new_event_loop,
-        concurrency=settings.worker.concurrency,
+        concurrency=settings.worker.processes if _runs_children(settings) else settings.worker.concurrency,
         lease=settings.scheduler.max_job_lock_time,
+        strategies=registry.retry_strategies,
+        knows=KnownHandlers(registry, on_loop="async" in settings.worker.queues),
     )
     runner.start()
     code = run_worker(
@@ -65,7 +91,7 @@ def run(settings: Settings) -> int:
         admit=runner.admit,
         drain=lambda: runner.drain(settings.worker.shutdown_timeout),
         queues=settings.worker.queues,
-        threads=settings.worker.threads,
+        threads=1 if _runs_children(settings) else settings.worker.threads,
         hostname=settings.scheduler.id,
         stopping=stop.is_set,
         watchdog=ConsumeWatchdog(
@@ -81,10 +107,35 @@ def run(settings: Settings) -> int:
     return code
 
 
-def _executors(settings: Settings) -> Callable[[], Executors]:
-    """Reads the policy now, so that a wrong setting ends the start; the executors are built on their loop."""
-    policy = EgressPolicy.parse(settings.egress.allow)
-    return lambda: Executors(
-        http=HttpExecutor(policy=policy, max_connections=settings.worker.concurrency),
-        amqp=AmqpExecutor(policy=policy),
-    )
+def _runs_children(settings: Settings) -> bool:
+    """Then one message is taken after the other: one that waits here for a child is one that others can't take."""
+    return "handlers" in settings.worker.queues
+
+
+def _announced(settings: Settings, registry: HandlerRegistry) -> list[HandlerSpec]:
+    """The handlers whose queue this worker serves."""
+    return [
+        HandlerSpec(name=handler.name, queue=handler.queue, schema=handler.schema)
+        for handler in registry.handlers
+        if handler.queue in settings.worker.queues
+    ]
+
+
+def _handlers(settings: Settings, registry: HandlerRegistry, instance: UUID) -> Executor[HandlerTarget]:
+    """On the runner's loop."""
+    if _runs_children(settings):
+        birth = Birth(
+            boot=child.__name__,
+            modules=settings.worker.handlers,
+            log_level=settings.log.level,
+            memory=parse_size(settings.worker.process_memory),
+            given=child.worker_given(database_url=settings.database_url(), instance=instance),
+        )
+        return ChildExecutor(Pool(birth, size=settings.worker.processes, max_calls=settings.worker.process_calls))
+    if "async" in settings.worker.queues:
+        return AsyncExecutor(
+            registry,
+            patience=TRUSTED * settings.scheduler.max_job_lock_time,
+            give_up=partial(end_process, stop_failed, within=BLOCKED),
+        )
+    return NoHandlers()

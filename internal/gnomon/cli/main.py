@@ -63,14 +63,21 @@ def gnomon() -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder to keep the data in. Without it, all is gone at the end.",
 )
-def up(port: int, data: Path | None) -> None:
+@click.option(
+    "--worker-handlers",
+    metavar="MODULES",
+    envvar="SCHEDULER_WORKER_HANDLERS",
+    default="",
+    help="Python modules that declare handlers, separated by commas; two workers more run them.",
+)
+def up(port: int, data: Path | None, worker_handlers: str) -> None:
     """Run all of Gnomon on this machine.
 
     It brings a database and a broker of its own. Not for production.
     """
     from gnomon.cli.up import run_up
 
-    sys.exit(run_up(port=port, data=data))
+    sys.exit(run_up(port=port, data=data, handlers=worker_handlers))
 
 
 @gnomon.command(cls=SettingsCommand)

@@ -28,15 +28,17 @@ _ABANDONED_AFTER_SECONDS = 60
 _FOREIGN_SERVERS = ("SCHEDULER_DB_", "SCHEDULER_QUEUE_URL", "SCHEDULER_CACHE_")
 
 
-def run_up(*, port: int, data: Path | None, python: str = sys.executable) -> int:
+def run_up(*, port: int, data: Path | None, handlers: str = "", python: str = sys.executable) -> int:
     """Run everything until SIGINT, SIGTERM or SIGHUP; the exit code. Main thread only.
 
-    Without `data` all is kept in a temporary folder that is removed at the end.
+    Without `data` all is kept in a temporary folder that is removed at the end. `handlers` names the modules of Python
+    handlers, for which there are two workers more.
     """
     try:
         _check_port(port)
         with _StopRequest() as stop, _home(data) as home:
-            return _Stack(port=port, home=home, kept=data is not None, python=python, stop=stop).run()
+            kept = data is not None
+            return _Stack(port=port, home=home, kept=kept, handlers=handlers, python=python, stop=stop).run()
     except GnomonError as error:
         print(f"gnomon up: {error}", file=sys.stderr)
         return 1
@@ -45,8 +47,9 @@ def run_up(*, port: int, data: Path | None, python: str = sys.executable) -> int
 class _Stack:
     """What `run_up` runs, from the first server's start to the last one's end."""
 
-    def __init__(self, *, port: int, home: Path, kept: bool, python: str, stop: "_StopRequest") -> None:
+    def __init__(self, *, port: int, home: Path, kept: bool, handlers: str, python: str, stop: "_StopRequest") -> None:
         self._port = port
+        self._handlers = handlers
         self._python = python
         self._stop = stop
         self._output = _Output(home / "logs" if kept else None)
@@ -75,6 +78,8 @@ class _Stack:
         if not self._migrate():
             return False
         roles = {name: self._process(name) for name in ("worker", "scheduler", "api")}
+        if self._handlers:
+            roles |= {queue: self._process("worker", queue) for queue in ("handlers", "async")}
         for name, process in roles.items():
             supervisor.start(name, process)
         return self._wait_until_ready(roles)
@@ -99,7 +104,7 @@ class _Stack:
             ended = next((name for name, process in roles.items() if process.pid is None), None)
             if ended:
                 raise Unavailable(f"{ended} ended with code {roles[ended].exit_code} before it was ready; see above")
-            waiting = [name for name in ("scheduler", "worker") if not roles[name].ready.is_set()]
+            waiting = [name for name, process in roles.items() if name != "api" and not process.ready.is_set()]
             if not waiting and _answers_ready(self._port):
                 return True
             if time.monotonic() > give_up_at:
@@ -107,11 +112,12 @@ class _Stack:
             time.sleep(_LOOK_SECONDS / 5)
         return False
 
-    def _process(self, role: str) -> Process:
+    def _process(self, role: str, queue: str = "io") -> Process:
+        """`queue` is for a worker; one that serves another than io is called by it."""
         return Process(
             [self._python, "-m", "gnomon.cli.main", role],
-            env=self._environment(),
-            write=self._output.lines_of(role),
+            env=self._environment() | {"SCHEDULER_WORKER_QUEUES": queue},
+            write=self._output.lines_of(role if queue == "io" else queue),
             urgent=lambda: self._stop.urgent,
         )
 
@@ -126,6 +132,7 @@ class _Stack:
                 "SCHEDULER_DB_URL": self._postgres.url,
                 "SCHEDULER_QUEUE_URL": self._valkey.url,
                 "SCHEDULER_WEB_API_HOST": f"{LOOPBACK}:{self._port}",
+                "SCHEDULER_WORKER_HANDLERS": self._handlers,
                 "PYTHONUNBUFFERED": "1",
             }
         )

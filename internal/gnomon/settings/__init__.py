@@ -37,9 +37,11 @@ from gnomon.settings.kinds import (
     Lease,
     Level,
     Many,
+    Modules,
     Names,
     Networks,
     Secret,
+    Size,
     Switch,
     Text,
     Threads,
@@ -47,6 +49,9 @@ from gnomon.settings.kinds import (
 from gnomon.settings.sources import Given
 
 _log = logging.getLogger(__name__)
+
+
+_QUEUES = ("io", "handlers", "async")
 
 
 class Section(BaseModel):
@@ -143,11 +148,39 @@ class Worker(Section):
 
     concurrency: Count = Field(default=256, description="executions in flight at once in one worker process")
     threads: Threads = Field(default=8, description="messages admitted at once by one worker process")
-    queues: Names = Field(default=("io",), description="the queues this worker takes messages from")
+    queues: Names = Field(
+        default=("io",),
+        description="the queues this worker takes messages from: io (HTTP and AMQP), handlers (Python functions) or"
+        " async (async ones); a worker serves one of these",
+    )
+    handlers: Modules = Field(
+        default=(), description="the Python modules that declare handlers and retry strategies; needed by the others"
+    )
+    processes: Threads = Field(
+        default=4, description="child processes of a worker of the queue handlers; each runs one handler at a time"
+    )
+    process_calls: Count = Field(default=1000, description="handlers run by a child process before it is replaced")
+    process_memory: Size = Field(
+        default="2GiB", description="memory that a child process may have; a handler that needs more fails"
+    )
     shutdown_timeout: Duration = Field(
         default=timedelta(seconds=20),
         description="how long executions in flight may take to end when the worker is stopped",
     )
+
+    @model_validator(mode="after")
+    def _one_kind_of_queue(self) -> Self:
+        served = [name for name in self.queues if name in _QUEUES]
+        if len(set(served)) > 1:
+            raise ValueError(
+                f"worker.queues ({', '.join(served)}): a worker serves one of {', '.join(_QUEUES)}, so that a handler"
+                " which holds its worker up holds up nothing else; start one worker for each"
+            )
+        if not self.handlers and {"handlers", "async"} & set(served):
+            raise ValueError(
+                f"worker.queues ({', '.join(served)}) needs worker.handlers: the modules that declare the handlers"
+            )
+        return self
 
 
 class Retention(Section):

@@ -36,6 +36,19 @@ def _read_list(value: object) -> object:
     return value
 
 
+def parse_size(text: str) -> int | None:
+    """Bytes; None for 0, which is no limit. Raises ValueError."""
+    match = re.fullmatch(r"(\d{1,12})(|KiB|MiB|GiB)", text)
+    if not match:
+        raise ValueError("not a size")
+    return int(match[1]) * 1024 ** ("", "KiB", "MiB", "GiB").index(match[2]) or None
+
+
+def _check_size(text: str) -> str:
+    parse_size(text)
+    return text
+
+
 def _check_listen_address(address: str) -> str:
     match = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^:\s\[\]]+):(\d{1,5})", address)
     if not match or int(match[1]) > 65535:
@@ -92,6 +105,17 @@ Names = Annotated[
     BeforeValidator(_read_list),
     Field(min_length=1),
     Expects("names of letters, digits, '.', '_' and '-', separated by commas"),
+]
+Modules = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$", max_length=200)], ...],
+    BeforeValidator(_read_list),
+    Expects("names of Python modules, separated by commas"),
+]
+Size = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, int) and not isinstance(value, bool) else value),
+    AfterValidator(_check_size),
+    Expects("a size such as 512MiB or 2GiB, or 0 for no limit"),
 ]
 Networks = Annotated[
     tuple[Annotated[str, AfterValidator(_check_network)], ...],

@@ -12,6 +12,8 @@ from uuid import UUID
 from gnomon.job.model import Definition
 from gnomon.job.ports import Claimed, Token
 
+TRUSTED = 0.9  # the share of a lease that is relied on
+
 
 class Abort(StrEnum):
     """Why an attempt was broken off."""
@@ -49,7 +51,7 @@ def monotonic() -> float:
 
 def trusted_until(sent_at: float, lease: timedelta) -> float:
     """How long a lease may be relied on that was asked for at `sent_at`: a tenth less than the database grants it."""
-    return sent_at + lease.total_seconds() * 0.9
+    return sent_at + lease.total_seconds() * TRUSTED
 
 
 class Flights:

@@ -12,13 +12,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from gnomon.job.errors import ConfigurationError
 from gnomon.job.handlers import wrong_name
+from gnomon.job.retry import Strategy
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from gnomon.worker.arguments import Arguments
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Strategy = Callable[[Any], timedelta | float | None]
 
 
 class PermanentError(Exception):

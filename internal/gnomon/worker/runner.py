@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 from gnomon.job.errors import Unavailable
 from gnomon.job.model import Definition, Delivery
-from gnomon.job.outcome import Failed, Outcome, Sent
+from gnomon.job.outcome import Failed, Outcome, Sent, Succeeded
 from gnomon.job.ports import Claimed, ExecutionStore, Token
 from gnomon.job.target import Target
 from gnomon.worker.definitions import DefinitionCache, Key
@@ -42,6 +42,8 @@ class Runner:
     TRUST_CHECK_SECONDS = 0.25
     FAREWELL_SECONDS = 2.0  # of the grace, for breaking off what is late and recording it
     DEFECT_PAUSE = timedelta(seconds=15)
+    LACKING_PAUSE = timedelta(seconds=2)
+    LONGEST_PAUSE = timedelta(seconds=60)
 
     def __init__(
         self,
@@ -52,9 +54,12 @@ class Runner:
         concurrency: int,
         lease: timedelta,
         strategies: Strategies = NO_STRATEGIES,
+        knows: Callable[[Target], bool] = lambda _: True,
     ) -> None:
+        """`knows`: what this worker can run; the rest is given back, for another that can."""
         self._store = store
         self._strategies = strategies
+        self._knows = knows
         self._make_executors = executors
         self._loop = new_loop()
         self._lease = lease
@@ -159,7 +164,7 @@ class Runner:
         if not claimed:
             return []
         try:
-            flights = self._trusted(self._readable(claimed, delivery, sent_at))
+            flights = self._trusted(self._known(self._readable(claimed, delivery, sent_at), delivery))
             return self._trusted(self._started(flights, delivery))
         except Unavailable:
             self._give_back(claimed, delivery)
@@ -200,6 +205,17 @@ class Runner:
             renewed_at=sent_at,
         )
 
+    def _known(self, flights: list[Flight], delivery: UUID) -> list[Flight]:
+        """Gives back what another worker has to run, for longer each time: there may be none."""
+        known = [flight for flight in flights if self._knows(flight.definition.target)]
+        lacking = [flight.claimed for flight in flights if flight not in known]
+        if lacking:
+            excused = min(one.attempt - 1 - one.failures for one in lacking)
+            self._give_back(
+                lacking, delivery, delay=min(2 ** min(excused, 10) * self.LACKING_PAUSE, self.LONGEST_PAUSE)
+            )
+        return known
+
     def _started(self, flights: list[Flight], delivery: UUID) -> list[Flight]:
         """Gives back the at-most-once flights whose start could not be marked in time: they must not be sent."""
         marking = [flight.token for flight in flights if flight.definition.delivery is Delivery.AT_MOST_ONCE]
@@ -239,7 +255,7 @@ class Runner:
         try:
             started_at = monotonic()
             outcome = await self._outcome(flight)
-            if flight.abort is not Abort.LEASE_LOST:
+            if flight.abort is not Abort.LEASE_LOST and not (isinstance(outcome, Succeeded) and outcome.recorded):
                 self._record(flight, outcome, timedelta(seconds=monotonic() - started_at))
         finally:
             self._flights.remove(flight)

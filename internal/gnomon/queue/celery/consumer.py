@@ -108,10 +108,11 @@ def _watch(worker: "_GnomonWorker", watchdog: ConsumeWatchdog, ended: threading.
                 overlooked,
                 EXIT_CODE,
             )
-            end_process(_stop_deaf, within=patience)
+            end_process(stop_failed, within=patience)
 
 
-def _stop_deaf() -> None:
+def stop_failed() -> None:
+    """Asks `run_worker` for an orderly end with EXIT_CODE; from any thread."""
     state.should_stop = EXIT_CODE
 
 

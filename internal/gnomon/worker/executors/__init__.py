@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar, assert_never
 from uuid import UUID
 
-from gnomon.job.outcome import Failed, Outcome, Sent
+from gnomon.job.outcome import Outcome, Sent
 from gnomon.job.target import AmqpTarget, HandlerTarget, HttpTarget, Target
 
 TargetT_contra = TypeVar("TargetT_contra", contravariant=True)
@@ -58,9 +58,12 @@ class Executor(Protocol[TargetT_contra]):
 class Executors:
     """The executor of each kind of target."""
 
-    def __init__(self, *, http: Executor[HttpTarget], amqp: Executor[AmqpTarget]) -> None:
+    def __init__(
+        self, *, http: Executor[HttpTarget], amqp: Executor[AmqpTarget], handlers: Executor[HandlerTarget]
+    ) -> None:
         self._http = http
         self._amqp = amqp
+        self._handlers = handlers
 
     async def execute(self, target: Target, call: Call) -> Outcome:
         """Makes one attempt with the executor of the target's kind."""
@@ -70,8 +73,7 @@ class Executors:
             case AmqpTarget():
                 return await self._amqp.execute(target, call)
             case HandlerTarget():
-                message = f"the handler {target.name!r} was sent to a worker that calls targets only"
-                return Failed(code="no_handler", message=message, sent=Sent.NOT_SENT, permanent=False)
+                return await self._handlers.execute(target, call)
             case _:
                 assert_never(target)
 
@@ -79,3 +81,4 @@ class Executors:
         """Closes all of them."""
         await self._http.aclose()
         await self._amqp.aclose()
+        await self._handlers.aclose()

@@ -6,12 +6,24 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
-from gnomon.job.outcome import MAX_EXCERPT, Failed, Sent, Succeeded
+from gnomon.job.outcome import MAX_EXCERPT, Failed, Outcome, Sent, Succeeded
+from gnomon.job.target import HandlerTarget
 from gnomon.worker.executors import Call
 from gnomon.worker.handlers import Context, PermanentError
 
 log = logging.getLogger(__name__)
 handler_log = logging.getLogger("gnomon.handler")
+
+
+class NoHandlers:
+    """The executor of a worker that serves no handlers."""
+
+    async def execute(self, target: HandlerTarget, _call: Call) -> Outcome:
+        """Fails at once."""
+        return failed("handler_missing", f"this worker runs no handlers, and so not {target.name}", Sent.NOT_SENT)
+
+    async def aclose(self) -> None:
+        """There is nothing to close."""
 
 
 def context_of(call: Call, *, is_cancelled: Callable[[], bool] = lambda: False) -> Context:
