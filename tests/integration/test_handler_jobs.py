@@ -13,6 +13,7 @@ from support.aging import let_pass
 from support.api import make_client, only_error, problem
 from support.world import World, record, token
 
+from gnomon.job.document import Whole
 from gnomon.job.handlers import HandlerSpec
 from gnomon.job.model import Job, State
 from gnomon.job.target import HandlerTarget
@@ -184,6 +185,18 @@ def test_strategy_is_kept_and_taken_away(client: FlaskClient) -> None:
 def handler_job(world: World, **document: Any) -> Job:
     world.announce(EMAIL, REPORT)
     return world.due(type="report.daily", http_job=None, **document)
+
+
+def test_any_payload_is_stored_as_it_was_given(world: World) -> None:
+    numbers = [0, -0.0, 1, 1.0, 1e15, 1e-7, 5e-324, 0.1, 1 / 3, 2**53 - 1, -(2.0**53 - 1), 123456789.123456789]
+    texts = ["", 'é\u2028\U0001f600\\"/\x01\x7f\ufffe', "-0.0", "null"]
+    payload = {"numbers": numbers, "texts": texts, "": {"": [], "a": {}, "b": [None, True, [[]]]}, "\x01é": 1}
+    job = handler_job(world, payload=payload)
+    stored = world.service.get(str(job.id))
+    assert target_of(world, {"id": str(job.id)}) == HandlerTarget(name="report.daily", payload=payload, queue="async")
+    assert target_of(world, {"id": str(job.id)}).payload == payload
+    assert world.service.update(str(job.id), {"payload": Whole(payload)}).revision == stored.revision == 1
+    assert world.service.update(str(job.id), {"payload": {"\x01é": True}}).revision == 2
 
 
 def fail(world: World, ids: list[UUID], state: State = State.FAILED) -> UUID:

@@ -336,6 +336,7 @@ def test_payload_that_json_just_carries_is_accepted_and_not_shown_in_logs() -> N
 def test_payloads_that_json_tells_apart_are_different() -> None:
     same = [handler({"a": 1, "b": 2}), handler({"b": 2, "a": 1})]
     assert same[0] == same[1]
+    assert handler({"a": [-0.0, "-0.0"]}) == handler({"a": [0.0, "-0.0"]})
     others = [handler({"a": value}) for value in (1, 1.0, True, "1", None)]
     assert all(one != other for place, one in enumerate(others) for other in others[:place])
 

@@ -25,7 +25,11 @@ def payload_errors(payload: Mapping[str, object]) -> list[FieldError]:
 
 def payload_text(payload: Mapping[str, object]) -> str:
     """The same for equal payloads only: Python takes 1, 1.0 and True for equal, JSON does not."""
-    return json.dumps(payload, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(payload, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    if "-0.0" not in text:
+        return text
+    positive = json.loads(text, parse_float=lambda number: float(number) + 0.0)  # Postgres has no negative zero
+    return json.dumps(positive, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def pointer_part(key: str) -> str:
