@@ -34,6 +34,9 @@ BEGIN: TextClause = text("select pg_try_advisory_xact_lock(:key) as locked, now(
 # A request that is repeated with its key is answered with what it made the first time.
 UNANSWERED = "not exists (select from idempotency_keys k where k.resource_id = {id} and k.expires_at > now())"
 
+# What was tried again must not look as if it had not been. A value, so that it is looked up by id and never hashed.
+REPEATS_NOTHING = "not coalesce((select true from executions o where o.id = e.repeats), false)"
+
 # Ids begin with their moments, and nothing ends before its moment: so a walk along the primary key finds what is old,
 # and meets besides what is old and kept: what failed, and the newest of each job.
 PRUNE_AGED: TextClause = text(f"""
@@ -55,7 +58,7 @@ with span as materialized (
     delete from executions e where e.id = any(array(
         select aged.id from aged join kept on kept.job_id = aged.job_id
         where aged.id < kept.since and {UNANSWERED.format(id="aged.id")}
-    ))
+    )) and {REPEATS_NOTHING}
     returning e.trigger, coalesce(e.skipped_until, e.scheduled_at) as moment
 ), noted as (
     insert into prunings as p (job_id, until)
@@ -70,7 +73,8 @@ select (select count(*) from removed) as removed, (select count(*) from span) as
 def _prune_crowded(kind: str) -> TextClause:
     return text(f"""
 with crowd as materialized (
-    select id from executions where job_id = :job_id and {kind} order by id desc offset :per_job limit :part
+    select id from executions e where job_id = :job_id and {kind} and {REPEATS_NOTHING}
+    order by id desc offset :per_job limit :part
 ), removed as (
     delete from executions e where e.id = any(array(select id from crowd where {UNANSWERED.format(id="crowd.id")}))
     returning e.trigger, coalesce(e.skipped_until, e.scheduled_at) as moment
