@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis
+from servers.proxy import Proxy
 from support.cluster import wait_until
 from support.redis_world import RedisWorld
 from support.world import record, token
@@ -265,6 +267,26 @@ def test_history_keeps_what_ended_last_and_the_list_of_failures_with_it(redis_ur
     world.close()
 
 
+def test_deleted_job_is_forgotten_with_its_history_after_thirty_days(redis_world: RedisWorld) -> None:
+    kept, gone = redis_world.create(overlap="allow"), redis_world.create(overlap="allow", name="gone")
+    made = [redis_world.service.run_now(str(gone.id)).execution.id for _ in range(5)]
+    running = redis_world.claim(made[:1])
+    redis_world.service.delete(str(gone.id))
+    redis_world.advance(timedelta(days=29))
+    redis_world.dispatch.rescue(grace=timedelta(days=30), spare=None)
+    assert len(redis_world.history_of(gone)) == 5
+    redis_world.advance(timedelta(days=2))
+    redis_world.dispatch.rescue(grace=timedelta(days=60), spare=None)
+    assert redis_world.states_of(gone) == ["RUNNING"]  # not before its last attempt has ended
+    redis_world.executions.record([record(running[0])])
+    redis_world.dispatch.rescue(grace=timedelta(0), spare=None)
+    with pytest.raises(NotFound):
+        redis_world.history_of(gone)
+    left = redis_world.client.keys("*")
+    assert [key for key in left if str(gone.id) in key or any(str(each) in key for each in made)] == []
+    assert redis_world.jobs.get(kept.id).id == kept.id
+
+
 def test_what_an_idempotency_key_made_outlives_what_ended_after_it(redis_url: str) -> None:
     world = RedisWorld(redis_url, kept=3)
     job = world.create(overlap="allow")
@@ -476,6 +498,95 @@ def test_restart_without_its_data_is_noticed(
     world.close()
 
 
+@pytest.fixture
+def link(redis_url: str) -> Iterator[Proxy]:
+    """What lies between a client and the server."""
+    with Proxy.before(redis_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def far(link: Proxy, redis_url: str) -> Iterator[RedisWorld]:
+    """The client at the other end of the link."""
+    opened = RedisWorld(link.url(redis_url), answer_seconds=1.0)
+    yield opened
+    opened.close()
+
+
+def lost(link: Proxy, call: Callable[[], object]) -> None:
+    """The call is carried out, and its answer lost."""
+    link.lose_reply(b"EVALSHA")
+    with pytest.raises(Unavailable):
+        call()
+    assert link.lost_replies > 0
+
+
+def test_claim_whose_answer_was_lost_is_given_again(redis_world: RedisWorld, far: RedisWorld, link: Proxy) -> None:
+    redis_world.due()
+    ids, delivery = redis_world.dispatched(), uuid4()
+    far.claim([uuid4()])  # the server knows the script
+    lost(link, lambda: far.claim(ids, delivery=delivery))
+    assert [one.attempt for one in far.claim(ids, delivery=delivery)] == [1]
+    assert redis_world.claim(ids) == []
+
+
+def test_record_whose_answer_was_lost_is_known_to_be_written(
+    redis_world: RedisWorld, far: RedisWorld, link: Proxy
+) -> None:
+    redis_world.due()
+    delivery = uuid4()
+    (claimed,) = redis_world.claim(redis_world.dispatched(), delivery=delivery)
+    outcome = record(claimed, owner=delivery)
+    far.executions.record([record(replace(claimed, attempt=9))])  # the server knows the script
+    lost(link, lambda: far.executions.record([outcome]))
+    assert far.executions.record([outcome]) == set()
+    assert far.executions.recorded_before([outcome]) == {claimed.id}
+
+
+def test_dispatch_whose_answer_was_lost_loses_no_execution(
+    redis_world: RedisWorld, far: RedisWorld, link: Proxy
+) -> None:
+    job = redis_world.due()
+    redis_world.dispatched()
+    redis_world.make_due(job)
+    (first,) = redis_world.claim([redis_world.history_of(job)[-1].id])
+    redis_world.executions.record([record(first)])
+    original = far.database.run
+
+    def run(script: str, **arguments: object) -> object:
+        if script == "book":
+            link.lose_reply(b"EVALSHA")
+        return original(script, **arguments)
+
+    far.database.run = run  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        far.dispatched()
+    assert redis_world.dispatched() == []
+    newest = redis_world.history_of(job)[0]
+    assert newest.state is State.PENDING
+    redis_world.advance(timedelta(seconds=16))
+    assert [i for ids in redis_world.dispatch.republish(limit=10).values() for i in ids] == [newest.id]
+
+
+def test_request_with_a_key_whose_answer_was_lost_is_carried_out_once(
+    redis_world: RedisWorld, far: RedisWorld, link: Proxy
+) -> None:
+    job = redis_world.create(overlap="allow")
+    far.service.run_now(str(job.id))
+    lost(link, lambda: far.service.run_now(str(job.id), key="mine"))
+    again = far.service.run_now(str(job.id), key="mine")
+    assert again.replayed
+    assert len(redis_world.history_of(job)) == 2
+
+
+def test_server_that_hangs_is_unavailable_in_time(far: RedisWorld, link: Proxy) -> None:
+    far.create()
+    link.stall()
+    with pytest.raises(Unavailable):
+        far.create()
+    link.heal()
+
+
 def hammer(url: str, line: int) -> None:
     """Creates, dispatches, claims and records until it is killed, and tells what was acknowledged."""
     world = RedisWorld(url, answer_seconds=2.0)
@@ -593,6 +704,22 @@ def test_wake_ends_the_wait_and_is_remembered(redis_world: RedisWorld, waker: Re
     waker.wake()
     assert woken_after(waker, redis_world, lambda: None, before=HOUR) < 15
     assert woken_after(waker, redis_world, waker.wake, before=HOUR) < 15
+
+
+def test_waker_that_may_not_listen_is_a_timer_and_says_so_once(
+    redis_world: RedisWorld, redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gnomon.storage.redis.waker.RECONNECT_SECONDS", 0.02)
+    redis_world.client.execute_command("ACL", "SETUSER", "quiet", "on", ">quiet", "~*", "resetchannels", "+@all")
+    try:
+        deaf = RedisWaker(RedisDatabase(connect(re.sub(r"//:[^@]+@", "//quiet:quiet@", redis_url)), namespace="test"))
+        deaf.wait(timedelta(seconds=1), before=datetime(2200, 1, 1, tzinfo=UTC))
+        wait_until("it complains", lambda: "can't listen" in caplog.text)
+        deaf.wait(timedelta(seconds=0.5), before=datetime(2200, 1, 1, tzinfo=UTC))
+        deaf.close()
+        assert caplog.text.count("can't listen") == 1
+    finally:
+        redis_world.client.execute_command("ACL", "DELUSER", "quiet")
 
 
 def test_wait_survives_the_loss_of_its_connection(redis_world: RedisWorld, waker: RedisWaker) -> None:

@@ -42,7 +42,8 @@ class RedisDatabase:
     A server that evicts (`maxmemory-policy` other than noeviction) loses keys without a trace. Where that can't be
     accepted, use Postgres.
 
-    History is bounded: of each job the `kept` executions that ended last are kept.
+    History is bounded: of each job the `kept` executions that ended last are kept, and a deleted job with its history
+    for 30 days.
     """
 
     def __init__(self, client: "redis.Redis", *, namespace: str = "gnomon", kept: int = KEPT_EXECUTIONS) -> None:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 BEHIND_SHARE = 10  # of a batch of so many jobs, one may have fallen behind
 RESCUED_AT_ONCE = 1_000
+DELETED_REMEMBERED = timedelta(days=30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,12 @@ class RedisDispatchStore:
         total = Rescued()
         while total.total < RESCUED_AT_ONCE:
             found, requeued, failed, unknown, cancelled, promoted = self._database.run(
-                "rescue", grace=max(grace, spare or grace), spread=spread, limit=SCRIPT_ROWS // 2, seed=_seed()
+                "rescue",
+                grace=max(grace, spare or grace),
+                spread=spread,
+                limit=SCRIPT_ROWS // 2,
+                seed=_seed(),
+                remembered=DELETED_REMEMBERED,
             )
             total = Rescued(
                 requeued=total.requeued + requeued,

@@ -32,6 +32,7 @@ class RedisWaker:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._listener: threading.Thread | None = None
+        self._deaf = False
         self._wake_out, self._wake_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # Not closed before: `wake` may come from another thread at any time, and the number be another file's by then.
         weakref.finalize(self, _close, self._wake_in, self._wake_out)
@@ -65,16 +66,24 @@ class RedisWaker:
             try:
                 self._subscribe()
             except redis.RedisError as error:
-                reason = passing_reason(error) or type(error).__name__
-                log.warning("can't listen for announcements (%s): jobs start up to one interval late", reason)
+                self._complain(passing_reason(error) or type(error).__name__)
                 self._closing.wait(RECONNECT_SECONDS)
 
     def _subscribe(self) -> None:
         with PubSub(self._database.client.connection_pool) as link:
             link.subscribe(f"{self._database.prefix}wake")
+            while link.get_message(timeout=LISTEN_SECONDS) is None and not self._closing.is_set():
+                pass  # until the server has confirmed, or refused
+            self._deaf = False
             self._hear(0)  # what was announced before is unknown: look
             while not self._closing.is_set():
                 self._take(link)
+
+    def _complain(self, reason: str) -> None:
+        """Once, until it listens again."""
+        if not self._deaf:
+            log.warning("can't listen for announcements (%s): jobs start up to one interval late", reason)
+        self._deaf = True
 
     def _take(self, link: PubSub) -> None:
         message = link.get_message(timeout=LISTEN_SECONDS)

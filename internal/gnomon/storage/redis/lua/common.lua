@@ -388,6 +388,21 @@ local function cancel_open(job_id, limit)
   return left
 end
 
+-- What was deleted long ago goes with its history, as much of it as there is room for in one call.
+local function forget_deleted(before, limit)
+  for _, job_id in ipairs(call('ZRANGEBYSCORE', PREFIX .. 'deleted', '-inf', text(before), 'LIMIT', 0, 1)) do
+    for _, id in ipairs(call('ZRANGE', PREFIX .. 'finished:' .. job_id, 0, limit - 1)) do
+      forget(job_id, id)
+    end
+    if call('EXISTS', PREFIX .. 'history:' .. job_id) == 0 then
+      call('DEL', job_key(job_id), PREFIX .. 'revisions:' .. job_id, PREFIX .. 'events:' .. job_id)
+      call('ZREM', PREFIX .. 'deleted', job_id)
+    else
+      call('ZADD', PREFIX .. 'deleted', text(before + 1), job_id)
+    end
+  end
+end
+
 -- `limit` bytes at most, and no half character at the end.
 local function left(value, limit)
   if #value <= limit then

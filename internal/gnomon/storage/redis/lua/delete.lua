@@ -12,5 +12,6 @@ change_job(A.id, job, {
 if job.name then
   call('HDEL', PREFIX .. 'names', job.name)
 end
+call('ZADD', PREFIX .. 'deleted', text(now), A.id)
 call('ZREM', PREFIX .. 'jobs', job_member(A.id, job.created_at))
 return cancel_open(A.id, A.limit)

@@ -63,5 +63,6 @@ end
 for _, job_id in ipairs(call('SRANDMEMBER', PREFIX .. 'doomed', 1)) do
   cancel_open(job_id, A.limit)
 end
+forget_deleted(now - A.remembered, A.limit)
 announce()
 return {#ids, counts.PENDING, counts.FAILED, counts.UNKNOWN, counts.CANCELLED, counts.PROMOTED}
