@@ -24,7 +24,7 @@ FORMAT = "1"
 NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 KEPT_EXECUTIONS = 1_000
 # The most rows that one script changes: a server that works on one thing at a time answers nobody else meanwhile.
-SCRIPT_ROWS = 500
+SCRIPT_ROWS = 200
 # A job that others change all the time is read and decided anew so often.
 TRIES = 50
 
