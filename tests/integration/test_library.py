@@ -1,6 +1,7 @@
 """Scheduler in this very process, on each store."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -9,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import psycopg2
 import pytest
 from support.cluster import wait_until
 
@@ -33,6 +36,7 @@ from gnomon import (
 from gnomon.embedded.ports import free_port
 from gnomon.embedded.postgres import EmbeddedPostgres
 from gnomon.embedded.valkey import EmbeddedValkey
+from gnomon.job.ids import scheduled_id
 
 AT_ONCE = RetryPolicy(max_attempts=3, initial=timedelta(0), maximum=timedelta(0))
 ONCE = RetryPolicy(max_attempts=1)
@@ -597,3 +601,28 @@ def test_handler_logs_with_the_id_of_its_execution(
         execution = only(scheduler, "tells")
     (record,) = [record for record in caplog.records if record.getMessage() == "told"]
     assert getattr(record, "execution_id", None) == str(execution.id)
+
+
+def test_history_in_postgres_is_pruned_by_age(database_url: str) -> None:
+    scheduler = Scheduler(database_url)
+    scheduler.register("yearly", Cron("@yearly"), nothing)
+    _write_history(database_url, scheduler.get("yearly").id, days=20)
+    assert len(scheduler.executions("yearly")) == 20
+    with scheduler:
+        # of those older than a week, the newest ten of a job are kept
+        wait_until("ten are left", lambda: len(scheduler.executions("yearly")) == 10, seconds=90)
+
+
+def _write_history(url: str, job_id: UUID, *, days: int) -> None:
+    now = datetime.now(UTC)
+    rows = [
+        (str(scheduled_id(job_id, at)), str(job_id), at, at, at)
+        for at in (now - timedelta(days=8 + n) for n in range(days))
+    ]
+    with contextlib.closing(psycopg2.connect(url)) as session, session, session.cursor() as cursor:
+        cursor.executemany(
+            "insert into gnomon_library.executions (id, job_id, revision, kind, queue, scheduled_at, trigger, state, "
+            "max_attempts, overlap, available_at, finished_at) values "
+            "(%s, %s, 1, 'HANDLER', 'handlers', %s, 'SCHEDULE', 'SUCCEEDED', 4, 'skip', %s, %s)",
+            rows,
+        )

@@ -5,11 +5,14 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 
-from gnomon.bootstrap.stores import Limits, Stores
+from gnomon.bootstrap.stores import House, Limits, Stores
+from gnomon.job.retention import Retention
 from gnomon.process.chore import run_chore
+from gnomon.process.heartbeat import Heartbeat
 from gnomon.process.signals import StopSignal
 from gnomon.queue.memory import MemoryQueue
 from gnomon.scheduler.dispatch import Dispatcher
+from gnomon.scheduler.housekeeping import Housekeeper
 from gnomon.scheduler.loop import SchedulerLoop
 from gnomon.scheduler.publish import Publisher
 from gnomon.scheduler.rescue import Rescuer
@@ -21,6 +24,27 @@ BATCH = 100
 FLUSH = timedelta(seconds=2)
 # How much longer a process whose places are all taken leaves what is due to the others. It could not start it anyway.
 COURTESY_SECONDS = 0.5
+
+
+class Housekeeping:
+    """Says that this process lives, and tidies up where it is the one that does; with the default retention."""
+
+    def __init__(self, house: House, stop: StopSignal) -> None:
+        self._stop = stop
+        self._heartbeat = Heartbeat(house.instances, house.identity)
+        self._housekeeper = Housekeeper(
+            house.housekeeping, house.instances, me=house.identity.id, retention=Retention()
+        )
+
+    def start(self) -> None:
+        """Both in threads of their own."""
+        self._heartbeat.start()
+        self._housekeeper.start(self._stop)
+
+    def join(self) -> None:
+        """After the stop."""
+        self._housekeeper.join()
+        self._heartbeat.stop()
 
 
 class Embedded:
@@ -50,6 +74,7 @@ class Embedded:
             interval=limits.interval,
             stopping=self._stop.is_set,
         )
+        self._house = None if stores.house is None else Housekeeping(stores.house, self._stop)
         self._thread = threading.Thread(target=self._dispatch, name="gnomon-dispatch", daemon=True)
 
     def start(self) -> None:
@@ -58,6 +83,8 @@ class Embedded:
         self._queue.start()
         self._publisher.start()
         self._thread.start()
+        if self._house is not None:
+            self._house.start()
 
     def stop(self, grace: timedelta) -> None:
         """Nothing new begins; what is under way may finish within `grace`, the rest is given back or broken off."""
@@ -68,6 +95,8 @@ class Embedded:
         self._publisher.stop(FLUSH)
         self._runner.drain(grace)
         self._queue.close(FLUSH)
+        if self._house is not None:
+            self._house.join()
 
     def runs_this_thread(self) -> bool:
         """Whether a handler of ours is the caller: it can't wait for its own end."""

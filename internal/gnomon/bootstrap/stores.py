@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from socket import gethostname
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -16,7 +18,18 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from gnomon.job.ports import Clock, DispatchStore, ExecutionStore, HistoryStore, JobStore, RunStore, Waker
+    from gnomon.job.instance import Identity
+    from gnomon.job.ports import (
+        Clock,
+        DispatchStore,
+        ExecutionStore,
+        HistoryStore,
+        HousekeepingStore,
+        InstanceStore,
+        JobStore,
+        RunStore,
+        Waker,
+    )
 
     Names = Callable[[], Collection[str]]
 
@@ -34,8 +47,20 @@ RESERVED = ("public", "information_schema")  # the service's own tables are in t
 
 
 @dataclass(frozen=True, kw_only=True)
+class House:
+    """What is needed to keep house. One process of all that share a store does: the earliest that lives."""
+
+    identity: Identity
+    instances: InstanceStore
+    housekeeping: HousekeepingStore
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stores:
-    """One store seen through each port, and what wakes a scheduler that sleeps. `close` ends all connections."""
+    """One store seen through each port, and what wakes a scheduler that sleeps. `close` ends all connections.
+
+    `house`: how history is bounded, where that is not done by the store itself.
+    """
 
     jobs: JobStore
     runs: RunStore
@@ -44,6 +69,7 @@ class Stores:
     executions: ExecutionStore
     waker: Waker
     close: Callable[[], None]
+    house: House | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +185,8 @@ def _postgres(url: str, namespace: str, names: Names, worker: str) -> Stores:
     from gnomon.storage.postgres.engine import create_engine
     from gnomon.storage.postgres.executions import PostgresExecutionStore
     from gnomon.storage.postgres.history import PostgresHistoryStore
+    from gnomon.storage.postgres.housekeeping import PostgresHousekeepingStore
+    from gnomon.storage.postgres.instances import PostgresInstanceStore
     from gnomon.storage.postgres.jobs import PostgresJobStore
     from gnomon.storage.postgres.runs import PostgresRunStore
     from gnomon.storage.postgres.waker import PostgresWaker
@@ -166,7 +194,7 @@ def _postgres(url: str, namespace: str, names: Names, worker: str) -> Stores:
     engine = create_engine(url, check_first=True, schema=namespace)
     _migrate(url, engine, namespace)
     waker = PostgresWaker(engine)
-    instance = uuid4()
+    identity = _identity(worker)
 
     def close() -> None:
         waker.close()
@@ -176,10 +204,24 @@ def _postgres(url: str, namespace: str, names: Names, worker: str) -> Stores:
         jobs=PostgresJobStore(engine),
         runs=PostgresRunStore(engine),
         history=PostgresHistoryStore(engine),
-        dispatch=PostgresDispatchStore(engine, instance=instance, names=names),
-        executions=PostgresExecutionStore(engine, instance=instance, worker=worker),
+        dispatch=PostgresDispatchStore(engine, instance=identity.id, names=names),
+        executions=PostgresExecutionStore(engine, instance=identity.id, worker=worker),
         waker=waker,
         close=close,
+        house=House(
+            identity=identity,
+            instances=PostgresInstanceStore(engine),
+            housekeeping=PostgresHousekeepingStore(engine),
+        ),
+    )
+
+
+def _identity(worker: str) -> Identity:
+    from gnomon import __version__
+    from gnomon.job.instance import Identity, Role
+
+    return Identity(
+        id=uuid4(), name=worker, role=Role.SCHEDULER, host=gethostname(), pid=os.getpid(), version=__version__
     )
 
 
