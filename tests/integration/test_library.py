@@ -436,7 +436,8 @@ def test_one_off_in_the_past_is_refused(make: Callable[..., Scheduler]) -> None:
 
 
 def test_one_off_that_is_over_may_be_registered_again(make_shared: Callable[..., Scheduler]) -> None:
-    moment = At(datetime.now(UTC) + timedelta(seconds=3))
+    make_shared().jobs()  # migrates: the moment should not pass meanwhile
+    moment = At(datetime.now(UTC) + timedelta(seconds=4))
     for _ in range(2):
         with make_shared() as scheduler:
             scheduler.register("once", moment, nothing)
@@ -445,9 +446,9 @@ def test_one_off_that_is_over_may_be_registered_again(make_shared: Callable[...,
 
 
 def test_moment_that_passed_while_nobody_ran_is_made_up_for(make_shared: Callable[..., Scheduler]) -> None:
-    moment = datetime.now(UTC) + timedelta(seconds=2)
-    make_shared().register("once", At(moment), nothing)
     planner = make_shared()
+    planner.jobs()  # migrates: the moment should not pass meanwhile
+    moment = datetime.now(UTC) + timedelta(seconds=4)
     planner.register("once", At(moment), nothing)
     assert planner.next_run("once") == moment
     wait_until("it has passed", lambda: datetime.now(UTC) > moment)
@@ -459,13 +460,16 @@ def test_moment_that_passed_while_nobody_ran_is_made_up_for(make_shared: Callabl
 
 def test_job_that_nobody_registers_stays_due_and_is_not_given_to_anybody(make_shared: Callable[..., Scheduler]) -> None:
     planner = make_shared()
-    planner.register("orphan", At(datetime.now(UTC) + timedelta(seconds=1)), nothing)
+    planner.jobs()  # migrates: the moment should not pass meanwhile
+    planner.register("orphan", At(datetime.now(UTC) + timedelta(seconds=4)), nothing)
     due_at = planner.next_run("orphan")
+    assert due_at is not None
     with make_shared() as scheduler:
         scheduler.register("tick", Every(1), nothing)
-        ended(scheduler, "tick", 3)
+        wait_until("it is due", lambda: datetime.now(UTC) > due_at)
+        ended(scheduler, "tick", len(scheduler.executions("tick")) + 2)
         assert (scheduler.executions("orphan"), scheduler.next_run("orphan")) == ([], due_at)
-        scheduler.register("orphan", At(due_at), nothing)  # type: ignore[arg-type] # it has one
+        scheduler.register("orphan", At(due_at), nothing)
         assert only(scheduler, "orphan").state is State.SUCCEEDED
 
 
