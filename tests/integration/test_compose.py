@@ -73,7 +73,7 @@ def test_every_service_that_stays_is_checked_and_restarted(name: str) -> None:
         assert name == "api" or service["healthcheck"]["test"], "the check of the API is in the image"
 
 
-@pytest.mark.parametrize("name", ["scheduler", "worker", "flower"])
+@pytest.mark.parametrize("name", ["scheduler", "worker", "handlers", "async", "flower"])
 def test_check_of_a_service_of_ours_is_a_program(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][:3] == ["CMD", "python", "-c"]
     compile(SERVICES[name]["healthcheck"]["test"][3], name, "exec")
@@ -166,6 +166,12 @@ class Installation:
         entrypoint = service.get("entrypoint") or [sys.executable, "-m", "gnomon.cli.main"]
         return [*entrypoint, *(self.localized(word) for word in service["command"])]
 
+    def cwd(self, name: str) -> Path:
+        """The folder of this checkout that is mounted where the service works; else that of the installation."""
+        place = SERVICES[name].get("working_dir")
+        mounts = (mount.split(":") for mount in SERVICES[name].get("volumes", []))
+        return next((ROOT / here for here, there, *_ in mounts if there == place), self.folder)
+
     def run_to_end(self, name: str) -> subprocess.CompletedProcess[str]:
         """A service that ends by itself."""
         return subprocess.run(
@@ -197,7 +203,7 @@ class Installation:
         with (
             log.open("w") as output,
             subprocess.Popen(
-                self.command(name), env=self.environment(name), cwd=self.folder, stdout=output, stderr=output
+                self.command(name), env=self.environment(name), cwd=self.cwd(name), stdout=output, stderr=output
             ) as process,
         ):
             service = Service(process, log)
@@ -319,7 +325,14 @@ def test_api_becomes_ready_and_stops(installation: Installation) -> None:
         service.wait_until(lambda: status(f"http://127.0.0.1:{installation.api_port}/health/ready") == 200)
 
 
-@pytest.mark.parametrize("name", ["scheduler", "worker"])
+def test_workers_of_handlers_are_started_on_request_only() -> None:
+    assert [name for name, service in SERVICES.items() if service.get("profiles") == ["handlers"]] == [
+        "handlers",
+        "async",
+    ]
+
+
+@pytest.mark.parametrize("name", ["scheduler", "worker", "handlers", "async"])
 def test_scheduler_and_worker_become_ready_and_stop(installation: Installation, name: str) -> None:
     with installation.running(name) as service:
         service.wait_until(lambda: "is ready" in service.text)

@@ -129,6 +129,25 @@ def test_amqp_job_publishes_for_a_consumer(environment: Mapping[str, str], rabbi
     requests.delete(f"{environment['GNOMON']}/v1/jobs/name:orders", timeout=10).raise_for_status()
 
 
+def test_job_calls_a_function_in_a_worker(tmp_path: Path) -> None:
+    """`./scripts/up` as the README has it, with tasks.py, but for its port."""
+    command = command_of("tasks.py")
+    assert command.startswith("PYTHONPATH=examples ./scripts/up --worker-handlers tasks")
+    up = Up("--worker-handlers", "tasks", folder=EXAMPLES).wait_ready()
+    try:
+        handlers = f"{up.url}/v1/handlers"
+        wait_until("both are announced", lambda: requests.get(handlers, timeout=10).text.count('"shop.') >= 2)
+        said = run("task_job.sh", {**os.environ, "GNOMON": up.url})
+        shops = {"type": "shop.poll", "delay_seconds": 0, "payload": {"shops": ["a", "b"]}}
+        job = requests.post(f"{up.url}/v1/jobs", json=shops, timeout=10).json()
+        executions = f"{up.url}/v1/jobs/{job['id']}/executions"
+        wait_until("the shops are polled", lambda: "2 shops polled" in requests.get(executions, timeout=10).text)
+        assert "printed" in said or "PENDING" in said or "RUNNING" in said
+        wait_until("both are printed", lambda: any("copy 2 of the invoice for order 4711" in x for x in up.lines))
+    finally:
+        up.stop()
+
+
 @pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.iterdir() if path.suffix in (".py", ".sh")))
 def test_example_is_in_the_readme_and_in_a_test(example: str) -> None:
     assert command_of(example)
