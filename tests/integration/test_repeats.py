@@ -10,12 +10,14 @@ from uuid import UUID, uuid4
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import text
 from support.api import make_client, only_error, problem
+from support.cluster import wait_until
 from support.world import World, record
 
 from gnomon.api.schemas import RepeatRequest
 from gnomon.job import repeats as module
-from gnomon.job.errors import CountDiffers, InvalidJob, KeyReused
+from gnomon.job.errors import CountDiffers, InvalidJob, KeyReused, Unavailable
 from gnomon.job.model import Execution, Job, State, Trigger
 from gnomon.job.ports import Repeated, RepeatQuery
 from gnomon.job.repeats import How
@@ -34,6 +36,15 @@ def fail(world: World, job: Job, state: State = State.FAILED) -> Execution:
 
 def repeat(world: World, *, key: str | None = None, how: dict[str, Any] | None = None, **query: Any) -> Repeated:
     return world.repeats.repeat(RepeatQuery(**{"states": FAILURES, **query}), How(**how or {}), key=key)
+
+
+def patiently(world: World) -> Repeated:
+    """A lock is waited for no longer than a second."""
+    while True:
+        try:
+            return repeat(world)
+        except Unavailable:
+            continue
 
 
 def repeated(done: Repeated) -> list[UUID | None]:
@@ -201,11 +212,12 @@ class TestOnce:
         job = world.create(overlap="allow")
         failed = [fail(world, job) for _ in range(3)]
         first = repeat(world, key="k")
+        world.service.retry(str(failed[0].id))  # somebody else's, of the same second
         again = repeat(world, key="k")
         assert [one.id for one in again.created] == [one.id for one in first.created]
         assert repeated(again) == [one.id for one in failed]
         assert again.replayed
-        assert len(world.history_of(job)) == 6
+        assert len(world.history_of(job)) == 7
 
     def test_key_with_another_request_is_refused(self, world: World) -> None:
         job = world.create()
@@ -228,6 +240,30 @@ class TestOnce:
         with pytest.raises(CountDiffers):
             repeat(world, key="k", how={"expected": 5})
         assert len(repeat(world, key="k").created) == 1
+
+    def test_what_somebody_else_is_trying_again_just_now_is_refused(self, world: World) -> None:
+        job = world.create(overlap="allow")
+        failed = fail(world, job)
+        done: list[Repeated] = []
+        with world.engine.begin() as other:
+            other.execute(text("select from jobs for no key update"))
+            request = threading.Thread(target=lambda: done.append(patiently(world)))
+            request.start()
+            waits = (
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+            )
+            wait_until("it waits for the job", lambda: bool(done) or world.one(waits) == 1)
+            other.execute(
+                text(
+                    "insert into executions (id, job_id, revision, kind, queue, scheduled_at, trigger, state, "
+                    "max_attempts, overlap, available_at, next_publish_at, repeats) select gen_random_uuid(), job_id, "
+                    "revision, kind, queue, now(), 'RETRY_OF', 'PENDING', 4, overlap, now(), now(), id from executions"
+                )
+            )
+        request.join()
+        assert done[0].created == []
+        assert {one.code for one in done[0].refused} <= {"tried_again"}
+        assert world.one("select count(*) from executions where repeats = :id", id=failed.id) == 1
 
     @pytest.mark.parametrize("key", ["k", None])
     def test_twins_at_once_try_each_execution_again_once(self, world: World, key: str | None) -> None:
