@@ -54,6 +54,21 @@ def schema_of(function: Callable[..., Any]) -> Mapping[str, Any]:
     return Handler(name="h", function=function).schema
 
 
+def test_what_a_handler_does_to_its_payload_is_not_seen_by_the_next_call() -> None:
+    def take(payload: dict[str, Any]) -> None:
+        payload["items"].append(payload.pop("day"))
+
+    def part(items: list[Any], more: Any = None) -> None:
+        items.append(more)
+        more["b"].clear()
+
+    whole, parts = {"items": [1], "day": 2}, {"items": [1], "more": {"b": [1]}}
+    for _ in range(2):
+        called(take, whole)
+        called(part, parts)
+    assert (whole, parts) == ({"items": [1], "day": 2}, {"items": [1], "more": {"b": [1]}})
+
+
 def test_each_parameter_is_a_field_of_the_payload() -> None:
     def send(recipient: str, at: datetime, copies: int = 1) -> Any:
         return recipient, at, copies

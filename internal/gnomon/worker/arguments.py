@@ -1,5 +1,6 @@
 """From a payload to a handler's arguments, by its type hints, and the JSON Schema that follows from them."""
 
+import copy
 import dataclasses
 import inspect
 import typing
@@ -46,7 +47,8 @@ class Arguments:
                 f"/{'/'.join(map(str, e.absolute_path))}: {_reason(e)}" for e in self.validator.iter_errors(payload)
             )
         try:
-            read = self.adapter.validate_python(dict(payload))
+            # a copy: the definition is kept, and what the function does to it must not reach the next execution
+            read = self.adapter.validate_python(copy.deepcopy(dict(payload)))
         except ValidationError as error:
             _refuse(f"/{'/'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
             raise
