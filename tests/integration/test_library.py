@@ -530,6 +530,7 @@ def test_scheduler_can_be_started_again(make: Callable[..., Scheduler]) -> None:
         assert threading.active_count() < 20, round_
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12 warns of forks beside threads
 def test_fork_of_its_process_can_not_use_it(make: Callable[..., Scheduler]) -> None:
     with make() as scheduler:
         scheduler.register("tick", Every(1), nothing)

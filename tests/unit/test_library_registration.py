@@ -220,6 +220,8 @@ def test_url_says_which_store_is_meant(url: str, kind: str) -> None:
         ("postgresql://user:hunter2@host:port/name", "can't be read"),
         ("redis://:hunter2@host:99999", "can't be read"),
         ("redis://:hunter2@host:0", "port 0"),
+        ("redis://:hunter2/more@host:6379", "percent-encode"),
+        ("redis://[hunter2", "can't be read"),
     ],
 )
 def test_url_that_leads_nowhere_is_refused_without_its_secrets(url: Any, reason: str) -> None:

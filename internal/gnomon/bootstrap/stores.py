@@ -89,8 +89,10 @@ def check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except (ValueError, AttributeError) as error:
-        raise ConfigurationError(f"the store's URL can't be read ({error}): write {EXAMPLES}") from error
+    except (ValueError, AttributeError):  # their texts may hold a part of the password
+        raise ConfigurationError(
+            f"the store's URL can't be read: write {EXAMPLES}, and percent-encode what is special in a password"
+        ) from None
     kind = KINDS.get(parts.scheme)
     if kind is None:
         named = f"{parts.scheme}:// is no store known here" if "://" in url else "the store is not given as a URL"
