@@ -44,6 +44,10 @@ class Api:
             return None
         return response.json() if response.content else {}
 
+    def handlers(self) -> set[str]:
+        """The names of those that workers have announced."""
+        return {found["name"] for found in self.call("GET", "/handlers") or ()}
+
     def _send(
         self, method: str, path: str, document: Mapping[str, Any] | None, key: str | None
     ) -> requests.Response | None:

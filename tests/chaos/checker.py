@@ -22,6 +22,7 @@ LOST, DOUBLED, TWICE, STUCK = "lost", "duplicate_records", "at_most_once_violati
 EARLY = "early"
 KINDS = (LOST, DOUBLED, TWICE, STUCK, EARLY)
 _INSTANT = timedelta(microseconds=1)
+TRANSACTIONAL = "chaos_row"
 _REFUSED = ("unroutable", "unknown_exchange", "nacked")
 
 
@@ -58,6 +59,7 @@ def check(evidence: Evidence) -> Sequence[Violation]:
         *_successes_without_effect(evidence),
         *_successes_without_their_message(evidence),
         *_messages_of_refused_attempts(evidence),
+        *_rows_beside_their_successes(evidence),
         *_second_effects(evidence),
         *_early(evidence),
     ]
@@ -236,6 +238,20 @@ def _messages_of_refused_attempts(evidence: Evidence) -> Iterator[Violation]:
             yield Violation(
                 kind=DOUBLED, what=f"attempt {attempt} of execution {execution_id} ended with {code}, and has a message"
             )
+
+
+def _rows_beside_their_successes(evidence: Evidence) -> Iterator[Violation]:
+    """A handler's transaction records its success: its row is there exactly if the success of that attempt is."""
+    for row in evidence.executions:
+        if row.get("kind") != TRANSACTIONAL:
+            continue
+        written = sorted(found["attempt"] for found in evidence.written_by.get(row["id"], ()))
+        owed = [row["attempt"]] if row["state"] == "SUCCEEDED" else []
+        if written != owed:
+            what = (
+                f"execution {row['id']} is {row['state']} by attempt {row['attempt']}; attempts that wrote: {written}"
+            )
+            yield Violation(kind=DOUBLED if len(written) > len(owed) else LOST, what=what)
 
 
 def _second_effects(evidence: Evidence) -> Iterator[Violation]:

@@ -13,13 +13,15 @@ from pathlib import Path
 
 from servers.proxy import Proxy
 
+from chaos import handlers
 from chaos.clock import WrongClock
 from gnomon.embedded.ports import free_port
 from gnomon.embedded.processes import end_orphans_of, family_of, stop_child
 
 LEASE_SECONDS = 6
 SCHEDULERS = ("scheduler-1", "scheduler-2", "scheduler-3")
-WORKERS = ("worker-1", "worker-2", "worker-3")
+HANDLERS = {"worker-4": "handlers", "worker-5": "handlers", "worker-6": "async"}
+WORKERS = ("worker-1", "worker-2", "worker-3", *HANDLERS)
 APIS = ("api-1", "api-2")
 MEMBERS = (*SCHEDULERS, *WORKERS, *APIS)
 _RESTART_SECONDS = 1.0
@@ -115,6 +117,7 @@ class Cluster:
         self._open = contextlib.ExitStack()
         for link in self.links:
             self._open.enter_context(link)
+        self._folder = folder
         self._api_ports = {name: free_port() for name in APIS}
         self.members = {
             name: Member(name, self._environment(name, database_url, queue_url), folder, clock) for name in MEMBERS
@@ -171,6 +174,9 @@ class Cluster:
         }
         if name in APIS:
             settings["SCHEDULER_WEB_API_HOST"] = f"127.0.0.1:{self._api_ports[name]}"
+        if name in HANDLERS:
+            settings |= {"SCHEDULER_WORKER_QUEUES": HANDLERS[name], "SCHEDULER_WORKER_HANDLERS": handlers.__name__}
+            settings[handlers.LOG] = str(self._folder / "handlers.log")
         settings["SCHEDULER_QUEUE_URL"] = self.broker[name].url(queue_url) if name in self.broker else queue_url
         return plain | settings
 

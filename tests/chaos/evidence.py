@@ -25,6 +25,7 @@ create table chaos.transitions (
     n bigint generated always as identity primary key, execution_id uuid not null, old text, new text not null,
     attempt int not null, at timestamptz not null default clock_timestamp()
 );
+create table chaos.written (execution_id uuid not null, attempt int not null);
 create function chaos.witness() returns trigger language plpgsql as $$
 begin
     if tg_op = 'INSERT' then
@@ -44,6 +45,7 @@ _DUMPED = {
     "job_events": "select * from job_events order by id",
     "executions": "select * from executions order by scheduled_at, id",
     "attempts": "select * from attempts order by execution_id, attempt",
+    "written": "select * from chaos.written",
     "transitions": "select * from chaos.transitions order by n",
 }
 _INSTANTS = ("_at", "_until", "next_run", "owed_from")
@@ -74,8 +76,10 @@ class Message:
 class Evidence:
     """Rows by table, and what others noted.
 
-    `effects`: the requests that the sink got, and each publication of which the witness got a message.
+    `effects`: the requests that the sink got, the calls that handlers noted, and each publication of which the witness
+    got a message.
     `messages`: all deliveries, repeated ones too.
+    `written`: the rows of handlers whose transaction records their success.
     `created`: the jobs whose creation was acknowledged. `runs`: the runs that were asked for, with their keys and the
     execution that was answered, if any was. `stuck`: what did not go on when all was mended.
     """
@@ -86,6 +90,7 @@ class Evidence:
     executions: Sequence[Row]
     attempts: Sequence[Row] = ()
     transitions: Sequence[Row] = ()
+    written: Sequence[Row] = ()
     effects: Sequence[Effect] = ()
     messages: Sequence[Message] = ()
     created: Sequence[Row] = ()
@@ -104,6 +109,10 @@ class Evidence:
     @cached_property
     def transitions_of(self) -> Mapping[str, Sequence[Row]]:
         return grouped(self.transitions, "execution_id")
+
+    @cached_property
+    def written_by(self) -> Mapping[str, Sequence[Row]]:
+        return grouped(self.written, "execution_id")
 
     @cached_property
     def definitions(self) -> Mapping[tuple[str, int], Row]:
@@ -153,11 +162,12 @@ def _lines(cursor: Cursor, name: str, query: str) -> Iterable[str]:
 
 def load(folder: Path) -> Evidence:
     """What `dump`, the load and the sink left in the folder."""
+    calls = [effect for log in ("sink.log", "handlers.log") for effect in read_effects(_text(folder / log))]
     messages = read_messages(_text(folder / "witness.log"))
     tables = {name: _read_rows(folder / f"{name}.jsonl") for name in _DUMPED}
     return Evidence(
         **tables,
-        effects=[*read_effects((folder / "sink.log").read_text()), *publications(messages)],
+        effects=[*calls, *publications(messages)],
         messages=messages,
         created=_read_rows(folder / "created.jsonl"),
         runs=_read_rows(folder / "runs.jsonl"),

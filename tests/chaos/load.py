@@ -22,20 +22,35 @@ _ACTIONS = {"tag": 3, "reschedule": 3, "delete": 2, "pause": 3, "resume": 3, "ru
 
 _SHARE_OF_MESSAGES = 0.6  # of jobs that would call a path that is always well
 _PATHS = ("ok", "ok", "ok", "ok", "slow/0.5", "slow/1.5", "flaky/503/1", "flaky/500/2", "reset/1")
+HANDLERS = ("chaos_child", "chaos_loop", "chaos_row")
+_SHARE_OF_HANDLERS = 0.3  # of jobs that may call anything
+_HANDLED = (
+    *("chaos_child:return", "chaos_child:return", "chaos_child:slow", "chaos_child:raise", "chaos_child:give_up"),
+    *("chaos_child:die", "chaos_child:exit", "chaos_child:hang"),
+    *("chaos_loop:return", "chaos_loop:return", "chaos_loop:slow", "chaos_loop:raise", "chaos_loop:give_up"),
+    "chaos_loop:hang",
+    *("chaos_row:return", "chaos_row:return", "chaos_row:slow", "chaos_row:raise", "chaos_row:die", "chaos_row:hang"),
+)
 _OVERLAPS = ("skip", "allow", "queue")
 _MISFIRES = ("run_once", "run_all", "skip")
 
 
 class Targets:
-    """What jobs call: the sink, and where there is one, the post office."""
+    """What jobs call: the sink, handlers, and where there is one, the post office."""
 
     def __init__(self, sink_url: str, post_office: PostOffice | None) -> None:
         self._sink_url = sink_url
         self._post_office = post_office
 
     def draw(self, rng: random.Random, path: str | None) -> Document:
-        """The part of a job that says what it calls: the sink at `path`, or anything when that is None."""
-        path = path or rng.choice(_PATHS)
+        """The part of a job that says what it calls: `path`, or anything when that is None.
+
+        A path of the sink, or a handler and what it does: `chaos_child:die`.
+        """
+        path = path or rng.choice(_HANDLED if rng.random() < _SHARE_OF_HANDLERS else _PATHS)
+        handler, _, does = path.partition(":")
+        if handler in HANDLERS:
+            return {"type": handler, "payload": {"does": does}}
         is_message, choice = rng.random() < _SHARE_OF_MESSAGES, rng.random()
         if is_message and path == "ok" and self._post_office is not None:
             return {"type": "AMQP", "amqp_job": self._post_office.message(choice)}
@@ -173,6 +188,7 @@ def standing_jobs(rng: random.Random) -> list[Document]:
         *overlapping,
         *({"interval_seconds": 1, "overlap": "allow", "path": "ok", "misfire": misfire} for misfire in short_grace),
         *({"interval_seconds": 2, "overlap": "queue", "misfire": misfire} for misfire in short_grace),
+        *({"interval_seconds": 5, "overlap": "skip", "path": path} for path in sorted(set(_HANDLED))),
         *({"interval_seconds": 2, "overlap": rng.choice(_OVERLAPS)} for _ in range(8)),
         *({"interval_seconds": 5, "overlap": rng.choice(_OVERLAPS)} for _ in range(15)),
         *({"interval_seconds": 10, "overlap": rng.choice(_OVERLAPS)} for _ in range(15)),

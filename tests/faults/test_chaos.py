@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LIMIT_SECONDS = 420
+LIMIT_SECONDS = 600
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])

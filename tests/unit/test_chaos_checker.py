@@ -305,6 +305,25 @@ def test_message_of_an_attempt_that_was_unroutable_is_reported() -> None:
     assert kinds(books(*rows, failed, **MESSAGES, effects=published(*lines))) == [DOUBLED]
 
 
+@pytest.mark.parametrize(
+    ("state", "attempts", "expected"),
+    [
+        ("SUCCEEDED", [2], []),
+        ("SUCCEEDED", [], [LOST]),
+        ("SUCCEEDED", [1], [LOST]),
+        ("SUCCEEDED", [1, 2], [DOUBLED]),
+        ("FAILED", [], []),
+        ("UNKNOWN", [2], [DOUBLED]),
+    ],
+)
+def test_row_of_a_transaction_is_there_exactly_if_its_success_is(
+    state: str, attempts: list[int], expected: list[str]
+) -> None:
+    row = execution(4, state=state, attempt=2, kind="chaos_row")
+    written = [{"execution_id": row["id"], "attempt": attempt} for attempt in attempts]
+    assert kinds(books(execution(1), execution(2), execution(3), row, written=written)) == expected
+
+
 def test_message_before_its_moment_is_early() -> None:
     lines = [delivery(number, stamp=stamp_of(number)) for number in (1, 2, 3)]
     sooner = delivery(4, stamp=stamp_of(4) - 200_000)
