@@ -414,7 +414,7 @@ UNHURRIED = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )
-EXAMPLES = {"memory": 30, "redis": 10, "postgres": 5}
+EXAMPLES = {"memory": 60, "redis": 10, "postgres": 5}
 
 
 def play(request: pytest.FixtureRequest, store: str, *, examples: int, steps: int) -> None:

@@ -71,16 +71,32 @@ class TestHistory:
         until = world.now().isoformat()
         assert world.service.backfill(str(job.id), since=since, until=until, dry_run=True) == []
 
-    def test_key_of_an_execution_that_is_no_longer_kept_makes_no_second_one(self) -> None:
+    def test_what_a_key_stands_for_is_kept_as_long_as_the_key(self) -> None:
         world = MemoryScene(history=1)
         job = world.create(overlap="allow")
         asked = world.service.run_now(str(job.id), key="click").execution
         world.executions.record([record(one) for one in world.claim([asked.id])])
         world.advance(timedelta(seconds=1))
-        finished(world, str(job.id))
+        for _ in range(2):
+            finished(world, str(job.id))
+        again = world.service.run_now(str(job.id), key="click")
+        assert (again.execution.id, again.replayed) == (asked.id, True)
+        world.advance(timedelta(hours=24))
+        assert world.service.run_now(str(job.id), key="click").execution.id != asked.id
+        for _ in range(2):
+            finished(world, str(job.id))
         with pytest.raises(NotFound, match=str(asked.id)):
-            world.service.run_now(str(job.id), key="click")
-        assert len(world.history_of(job)) == 1
+            world.history.get(asked.id)
+
+    def test_a_tenth_more_may_be_kept_for_a_while(self) -> None:
+        world = MemoryScene(history=20)
+        job = world.create()
+        kept = []
+        for _ in range(30):
+            finished(world, str(job.id))
+            kept.append(len(world.history_of(job)))
+        assert kept[:22] == list(range(1, 23))
+        assert kept[22:25] == [20, 21, 22]
 
     def test_revisions_that_no_execution_is_of_are_dropped(self) -> None:
         world = MemoryScene(history=1)

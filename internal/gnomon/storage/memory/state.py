@@ -22,6 +22,7 @@ from gnomon.storage.refusals import no_execution, no_job
 # How many ended executions of each job are kept, and how many deleted jobs with theirs.
 HISTORY = 1_000
 DELETED_JOBS = 1_000
+PRUNED_SHARE = 10  # of so many kept, one more may lie around: to look for it each time would cost too much
 KEY_KEPT = timedelta(hours=24)
 
 ARROWS = {
@@ -52,8 +53,8 @@ class Memory:
     """The data behind the five ports, for one process. Every verb is one `transaction`.
 
     `clock` decides what is due and never sleeps; `rand` draws from [0, 1). Of each job the newest `history` ended
-    executions are kept, and the newest thousand deleted jobs; moments of executions that are no longer kept are not
-    backfilled, because nobody knows any more whether they ran.
+    executions are kept, at times a tenth more, and those that an Idempotency-Key stands for; and the newest thousand
+    deleted jobs. Moments of executions that are no longer kept are not backfilled: nobody knows whether they ran.
     """
 
     def __init__(
@@ -222,10 +223,11 @@ class Memory:
             job.revisions = {revision: known for revision, known in job.revisions.items() if revision in used}
 
     def _prune(self, job: JobRow) -> None:
-        """Forgets the oldest that ended."""
+        """Forgets the oldest that ended, some at a time; but not what an Idempotency-Key stands for."""
         excess = job.finished - self._history
-        if excess > 0:
-            ended = (row_id for row_id in job.executions if self.rows[row_id].state.final)
+        if excess > self._history // PRUNED_SHARE:
+            named = {execution_id for _, execution_id, _ in self.keys.values()}
+            ended = (one for one in job.executions if one not in named and self.rows[one].state.final)
             for row_id in [row_id for row_id, _ in zip(ended, range(excess), strict=False)]:
                 self._forget(job, row_id)
         self.bury(job)
