@@ -1,13 +1,17 @@
 """A scene whose clock a test moves, and calls that happen at once."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
+from gnomon.job.errors import Unavailable
 from gnomon.job.model import Job
 from gnomon.job.ports import DispatchStore
 from support.world import Scene
 
+Value = TypeVar("Value")
 Names = Callable[[], Collection[str]] | None
 START = datetime(2030, 1, 7, 12, tzinfo=UTC)
 TICK = timedelta(milliseconds=1)
@@ -46,6 +50,13 @@ class TimedScene(Scene):
         job = self.create(**document)
         self.make_due(job)
         return job
+
+
+def insist(call: Callable[[], Value]) -> Value:
+    """As a client does that is told to come again: a busy machine keeps locks for longer than a store waits."""
+    while True:
+        with contextlib.suppress(Unavailable):
+            return call()
 
 
 def together(*calls: Callable[[], object]) -> None:
