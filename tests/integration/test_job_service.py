@@ -13,8 +13,8 @@ from support.cluster import wait_until
 from support.world import HTTP_JOB, World, record
 
 from gnomon.job.document import read_definition
-from gnomon.job.errors import InvalidJob, NameTaken, NotFound, RevisionMismatch
-from gnomon.job.model import Definition, Job, JobStatus, State
+from gnomon.job.errors import InvalidJob, NotFound
+from gnomon.job.model import Definition, Job, State
 from gnomon.job.plan import DueJob, Plan
 from gnomon.job.ports import Claimed, Hold
 from gnomon.job.service import upcoming
@@ -47,61 +47,6 @@ def test_next_moments_of_a_job_are_its_schedule_and_shift(world: World) -> None:
     assert timedelta(0) <= timedelta(minutes=moments[0].minute, seconds=moments[0].second) < timedelta(seconds=600)
 
 
-@pytest.mark.parametrize(
-    ("document", "pointer"),
-    [
-        ({"execute_at": "2020-01-01T00:00:00Z"}, "/execute_at"),
-        ({"cron_schedule": "0 0 1 1 *", "ends_at": "2020-01-01T00:00:00Z"}, "/ends_at"),
-        ({"interval_seconds": 0}, "/interval_seconds"),
-    ],
-)
-def test_job_that_would_never_run_is_refused_and_nothing_is_stored(
-    world: World, document: dict[str, object], pointer: str
-) -> None:
-    with pytest.raises(InvalidJob) as raised:
-        world.create(**document)
-    assert raised.value.errors[0].pointer == pointer
-    assert world.one("select count(*) from jobs") == world.one("select count(*) from job_revisions") == 0
-
-
-def test_name_belongs_to_one_living_job(world: World) -> None:
-    first = world.create(name="nightly")
-    other = world.create()
-    with pytest.raises(NameTaken, match="nightly"):
-        world.create(name="nightly")
-    with pytest.raises(NameTaken):
-        world.service.update(str(other.id), {"name": "nightly"})
-    assert world.service.get("name:nightly").id == first.id
-    world.service.delete("name:nightly")
-    assert world.create(name="nightly").id != first.id
-
-
-def test_edit_of_a_policy_makes_a_revision_and_leaves_next_run_alone(world: World) -> None:
-    job = world.create(interval_seconds=60)
-    edited = world.service.update(str(job.id), {"timeout_seconds": 5})
-    assert (edited.revision, edited.next_run) == (2, job.next_run)
-    assert edited.definition.timeout == timedelta(seconds=5)
-    assert edited.updated_at > job.updated_at
-
-
-def test_edit_that_changes_nothing_makes_no_revision(world: World) -> None:
-    job = world.create(interval_seconds=60)
-    assert world.service.update(str(job.id), {"interval_seconds": 60}).revision == 1
-
-
-def test_edit_of_the_schedule_moves_next_run(world: World) -> None:
-    job = world.create(interval_seconds=3600)
-    edited = world.service.update(str(job.id), {"interval_seconds": 60})
-    assert edited.next_run == edited.updated_at + timedelta(seconds=60)
-
-
-def test_edit_does_not_drop_a_moment_that_was_due(world: World) -> None:
-    job = world.create(interval_seconds=60)
-    owed = world.make_due(job, ago=30)
-    edited = world.service.update(str(job.id), {"ends_at": "2100-01-01T00:00:00Z"})
-    assert edited.next_run == owed
-
-
 def test_moments_around_edits_are_each_in_one_row(world: World) -> None:
     job = world.create(interval_seconds=1, overlap="allow")
     world.make_due(job, ago=5)
@@ -115,58 +60,6 @@ def unbalanced_moments_since_first(world: World, job: Job) -> dict[datetime, int
     """make_due moves the anchor a hundred intervals back: only what was owed since counts."""
     first = world.one("select min(scheduled_at) from executions where job_id = :id", id=job.id)
     return {moment: rows for moment, rows in unbalanced_moments(world, job.id).items() if moment >= first}
-
-
-def test_new_schedule_makes_a_completed_job_run_again(world: World) -> None:
-    job = world.create(delay_seconds=0)
-    world.dispatched()
-    assert read(world, job).status is JobStatus.COMPLETED
-    edited = world.service.update(str(job.id), {"interval_seconds": 60})
-    assert edited.status is JobStatus.RUNNING
-    assert edited.next_run is not None
-
-
-def test_one_off_can_not_be_moved_into_the_past(world: World) -> None:
-    job = world.create(delay_seconds=3600)
-    with pytest.raises(InvalidJob, match="has passed"):
-        world.service.update(str(job.id), {"execute_at": "2020-01-01T00:00:00Z"})
-    assert read(world, job) == job
-
-
-def test_change_for_another_revision_is_refused(world: World) -> None:
-    job = world.create()
-    world.service.update(str(job.id), {"timeout_seconds": 5}, if_revision=1)
-    with pytest.raises(RevisionMismatch, match="at revision 2, not 1"):
-        world.service.update(str(job.id), {"timeout_seconds": 6}, if_revision=1)
-
-
-def test_concurrent_edits_each_make_a_revision(world: World) -> None:
-    job = world.create()
-    edits = [{"timeout_seconds": 1.5}, {"tags": ["a"]}, {"name": "b"}, {"http_job": {**HTTP_JOB, "body": "c"}}]
-    threads = [threading.Thread(target=world.service.update, args=(str(job.id), edit)) for edit in edits]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    edited = read(world, job)
-    assert edited.revision == 5
-    definition = edited.definition
-    assert (definition.name, definition.tags, definition.timeout, definition.target.body) == (
-        "b",
-        ("a",),
-        timedelta(seconds=1.5),
-        "c",
-    )
-
-
-def test_deleted_job_is_not_found_and_its_history_stays(world: World) -> None:
-    job = world.due()
-    world.dispatched()
-    world.service.delete(str(job.id))
-    for call in (read, lambda w, j: w.service.delete(str(j.id)), lambda w, j: w.service.update(str(j.id), {})):
-        with pytest.raises(NotFound):
-            call(world, job)
-    assert world.states_of(job) == ["CANCELLED"]
 
 
 def test_execution_that_a_dispatch_creates_while_its_job_is_deleted_is_cancelled_too(world: World) -> None:
