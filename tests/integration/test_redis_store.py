@@ -267,6 +267,25 @@ def test_history_keeps_what_ended_last_and_the_list_of_failures_with_it(redis_ur
     world.close()
 
 
+def test_moments_that_are_no_longer_kept_are_not_run_again_by_a_backfill(redis_url: str) -> None:
+    world = RedisWorld(redis_url, kept=3)
+    world.database.open()
+    job = world.create(interval_seconds=60, overlap="allow")
+    begun = job.created_at
+    moments = []
+    for _ in range(6):
+        world.make_due(job)
+        ids = world.dispatched()
+        moments += [world.history.get(each).scheduled_at for each in ids]
+        world.executions.record([record(claimed) for claimed in world.claim(ids)])
+    assert len(world.history_of(job)) == 3
+    now = format_instant(world.dispatch.horizon().now)
+    assert list(world.service.backfill(str(job.id), since=format_instant(begun), until=now, dry_run=True)) == []
+    assert len(moments) == 6
+    assert world.problems() == []
+    world.close()
+
+
 def test_deleted_job_is_forgotten_with_its_history_after_thirty_days(redis_world: RedisWorld) -> None:
     kept, gone = redis_world.create(overlap="allow"), redis_world.create(overlap="allow", name="gone")
     made = [redis_world.service.run_now(str(gone.id)).execution.id for _ in range(5)]

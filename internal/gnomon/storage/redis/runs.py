@@ -40,7 +40,10 @@ class RedisRunStore:
         pace: timedelta,
         dry_run: bool,
     ) -> Sequence[datetime]:
-        """`choose` is asked again where a change or a dispatch was quicker. Only the history that is kept is known."""
+        """`choose` is asked again where a change or a dispatch was quicker.
+
+        Moments up to the latest whose execution is no longer kept are left out: nobody knows whether they ran.
+        """
 
         def attempt() -> list[datetime] | None:
             found = self._database.run("job", id=job_id)

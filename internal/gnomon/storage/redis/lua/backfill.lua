@@ -7,7 +7,12 @@ elseif job.version ~= A.version then
 end
 local history = PREFIX .. 'history:' .. A.job_id
 
+local pruned_until = tonumber(call('HGET', job_key(A.job_id), 'pruned_until') or '0')
+
 local function is_booked(birth)
+  if birth.at <= pruned_until then
+    return true
+  end
   for _, id in ipairs(call('ZRANGEBYLEX', history, '[' .. birth.first_id, '[' .. birth.last_id)) do
     local e = fields(execution_key(id), {'scheduled_at', 'trigger', 'state'})
     local counts = e.trigger == 'SCHEDULE' or e.trigger == 'BACKFILL'

@@ -133,6 +133,16 @@ local function forget(job_id, id)
   call('ZREM', PREFIX .. 'failed', id)
 end
 
+-- Whether a moment ran is not known any more once its execution is gone: `pruned_until` is the latest of these.
+local function prune(job_id, id)
+  local e = fields(execution_key(id), {'trigger', 'scheduled_at'})
+  local latest = tonumber(call('HGET', job_key(job_id), 'pruned_until') or '0')
+  if (e.trigger == 'SCHEDULE' or e.trigger == 'BACKFILL') and tonumber(e.scheduled_at) > latest then
+    call('HSET', job_key(job_id), 'pruned_until', e.scheduled_at)
+  end
+  forget(job_id, id)
+end
+
 -- With each execution that ends up to four go, those first that ended first: history keeps its length. What an
 -- Idempotency-Key made counts as ended when the key is over.
 local function archive(id, e, state)
@@ -145,7 +155,7 @@ local function archive(id, e, state)
   if excess > 0 then
     for _, old in ipairs(call('ZRANGE', key, 0, math.min(excess, 4) - 1)) do
       if old ~= id then
-        forget(e.job_id, old)
+        prune(e.job_id, old)
       end
     end
   end
