@@ -107,7 +107,7 @@ def test_http_job_calls_a_receiver_that_drops_repeats(environment: Mapping[str, 
         receiver.wait_for("listening on")
         said = run("http_job.sh", environment)
         receiver.wait_for('working on {"report": "daily"} for execution')
-        wait_until("it has worked twice", lambda: len(done_in(tmp_path)) >= 2)
+        wait_until("it has worked twice", lambda: len(done_in(tmp_path)) >= 2, seconds=90)
         (again, *_) = done_in(tmp_path)
         headers = {"Idempotency-Key": again, "X-Scheduler-Attempt": "2"}
         assert requests.post(environment["RECEIVER"], data="{}", headers=headers, timeout=10).status_code == 204

@@ -38,7 +38,7 @@ def commands(page: str, **elsewhere: str) -> list[str]:
 
 
 def answer_to(command: str) -> Any:
-    done = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True, timeout=90)
     return json.loads(done.stdout)
 
 
@@ -51,7 +51,7 @@ def succeeds(up: Up, name: str) -> None:
         assert not failed, failed
         return any(one["success"] for one in found)
 
-    wait_until(f"{name} has run", has_succeeded)
+    wait_until(f"{name} has run", has_succeeded, seconds=90)
 
 
 def test_http_job_of_the_page_calls_as_the_page_says(up: Up, target: Target) -> None:
@@ -60,7 +60,7 @@ def test_http_job_of_the_page_calls_as_the_page_says(up: Up, target: Target) -> 
     job = answer_to(create)
     assert job["http_job"]["auth"] == {"type": "bearer", "token": "***"}
     execution = answer_to(run)
-    (request,) = target.wait_for(lambda seen: len(seen) == 1)
+    (request,) = target.wait_for(lambda seen: len(seen) == 1, timeout=60)
     assert (request.method, request.path, request.body) == ("POST", "/invoices?month=last", b'{"dry_run": false}')
     headers = dict(request.headers)
     assert headers["Authorization"] == "Bearer s3cret"
@@ -82,10 +82,10 @@ def test_amqp_job_of_the_page_publishes_for_its_consumer(up: Up, rabbitmq_url: s
     with log.open("wb") as output:
         consumer = subprocess.Popen([sys.executable, str(program)], stdout=output, stderr=output)
     try:
-        wait_until("the queue is there", lambda: consumer.poll() is None and queue_is_there(rabbitmq_url))
+        wait_until("the queue is there", lambda: consumer.poll() is None and queue_is_there(rabbitmq_url), seconds=90)
         assert ":***@" in answer_to(create)["amqp_job"]["connection"]
         execution = answer_to(run)
-        wait_until("the consumer works", lambda: 'working on {"report": "daily"} of 20' in log.read_text())
+        wait_until("the consumer works", lambda: 'working on {"report": "daily"} of 20' in log.read_text(), seconds=90)
         succeeds(up, "reports")
         assert execution["id"] in [one["id"] for one in answer_to(executions)]
         requests.post(f"{up.url}/v1/jobs/name:reports/pause", json={}, timeout=10).raise_for_status()
