@@ -276,6 +276,12 @@ def test_message_that_amqp_just_carries_is_accepted() -> None:
     assert AmqpTarget(connection="amqp://broker").payload() == b""
 
 
+def test_headers_of_other_types_are_other_headers() -> None:
+    assert AmqpTarget(connection="amqp://broker", headers={"a": 1}) != AmqpTarget(
+        connection="amqp://broker", headers={"a": True}
+    )
+
+
 @given(st.text(max_size=60).map("amqp://u:p".__add__) | st.text(max_size=60))
 def test_any_text_is_a_connection_or_an_invalid_job(text: str) -> None:
     try:

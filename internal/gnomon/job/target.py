@@ -111,13 +111,14 @@ class AmqpTarget:
     connection: str = field(repr=False)
     exchange: str = ""
     routing_key: str = ""
-    headers: Mapping[str, object] = field(default_factory=dict)
+    headers: Mapping[str, object] = field(default_factory=dict, compare=False)
     body: str | None = None
     body_encoding: Literal["base64"] | None = None
     content_type: str | None = None
 
     kind: Literal["AMQP"] = "AMQP"
     queue: Literal["io"] = "io"
+    header_text: str = field(init=False, repr=False)  # by which headers are compared, as payloads are
 
     def __post_init__(self) -> None:
         errors = [
@@ -130,6 +131,7 @@ class AmqpTarget:
         ]
         if errors:
             raise InvalidJob(errors)
+        object.__setattr__(self, "header_text", payload_text(self.headers))
 
     @property
     def broker(self) -> Broker:
