@@ -266,6 +266,11 @@ def test_processes_that_a_handler_started_are_killed_with_it(host: Host, tmp_pat
     wait_until("the grandchild is gone", lambda: not is_running(int(path.read_text())))
 
 
+def test_handler_has_no_children_but_its_own(host: Host) -> None:
+    outcome = host.run("wait_for_children")
+    assert outcome == Succeeded(response_excerpt="no children")
+
+
 def test_children_are_replaced_after_their_calls(make_host: Callable[..., Host]) -> None:
     host = make_host(max_calls=2)
     pids = [host.run("pid") for _ in range(4)]
@@ -369,3 +374,4 @@ def test_children_die_with_a_worker_that_is_killed(tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
     wait_until("the child is gone", lambda: not is_running(int(child.read_text())))
+    wait_until("so is what the other has started", lambda: not is_running(int(grandchild.read_text())))

@@ -176,6 +176,14 @@ def fork() -> int:
     return 1
 
 
+@handler("wait_for_children")
+def wait_for_children() -> str:
+    try:
+        return f"process {os.wait()}"
+    except ChildProcessError:
+        return "no children"
+
+
 @handler("touch_and_wait")
 def touch_and_wait(path: str, context: Context) -> str:
     Path(path).touch()

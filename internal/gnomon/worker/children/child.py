@@ -10,6 +10,7 @@ import os
 import queue
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import warnings
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 PR_SET_PDEATHSIG = 1
+# Waits for the end of standard input, which the worker holds, and then ends all that is left of the group. Nobody's
+# child, so that a handler may wait for all of its own.
+GUARD = "exec 3<&0; (trap '' TERM INT HUP; read line <&3; kill -9 0) >/dev/null 2>&1 &"
 MAX_LINE = 8_000
 
 
 def live_under_worker(parent: int, *, memory: int | None) -> None:
-    """Ends this process when its worker ends, however that happens, and bounds its memory. First thing of all.
+    """Ends this process and all it starts when its worker ends, however that happens, and bounds its memory.
 
     Signals that a terminal or a supervisor sends to all of a service's processes are for the worker: it tells when to
     stop.
@@ -44,6 +48,10 @@ def live_under_worker(parent: int, *, memory: int | None) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(os.EX_OK)
+    with contextlib.suppress(OSError):  # where there is no shell, only this process ends
+        subprocess.run(["/bin/sh", "-c", GUARD], check=False)  # noqa: S603 - no text of others is in it
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _ignore)  # not SIG_IGN, which programs that a handler starts would inherit
     faulthandler.enable()

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 # -P: what lies in the current folder must not be taken for the standard library.
 _BOOT = (
-    "import json, sys; given = json.loads(sys.stdin.read()); sys.path[:] = given.pop('path'); "
+    "import json, sys; given = json.loads(sys.stdin.readline()); sys.path[:] = given.pop('path'); "
     "from {module} import main; main(given)"
 )
 
@@ -138,15 +138,17 @@ class ChildProcess:
 
     def _watch(self, text: str) -> None:
         """In a thread of its own."""
+        assert self._process.stdin is not None
         with contextlib.suppress(OSError):
-            assert self._process.stdin is not None
-            with self._process.stdin as stdin:
-                stdin.write(text)
+            self._process.stdin.write(f"{text}\n")
+            self._process.stdin.flush()  # and left open: its end tells the group that this worker is gone
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         self._kill_group()  # what it leaves behind
         with self._lock:
             code = self._process.wait()
             self._reaped = True
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
         with contextlib.suppress(RuntimeError):  # the loop may be closed by now
             self._loop.call_soon_threadsafe(self._note_end, code)
 
