@@ -3,11 +3,14 @@
 Only the clock of the day is shifted; the monotonic ones, which measure, go on as they do when somebody sets a clock.
 """
 
+import os
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+_SHIFT = "CHAOS_CLOCK_SHIFT"
 _SOURCE = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -51,6 +54,11 @@ time_t time(time_t *at) {
 """
 
 
+def true_time() -> float:
+    """Seconds since 1970 by the machine's clock, in a process whose own one may be off."""
+    return time.time() - int(os.environ.get(_SHIFT, 0))
+
+
 class WrongClock:
     """`environment(seconds)` makes a process that gets it see a time that is so much later (or earlier)."""
 
@@ -66,4 +74,4 @@ class WrongClock:
     def environment(self, seconds: int) -> Mapping[str, str]:
         if not seconds or not self.available:
             return {}
-        return {"LD_PRELOAD": str(self._library), "CHAOS_CLOCK_SHIFT": str(seconds)}
+        return {"LD_PRELOAD": str(self._library), _SHIFT: str(seconds)}

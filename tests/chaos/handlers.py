@@ -11,6 +11,7 @@ import time
 
 from sqlalchemy import text
 
+from chaos.clock import true_time
 from gnomon.worker.handlers import Context, PermanentError, handler
 
 LOG = "CHAOS_HANDLERS_LOG"
@@ -23,7 +24,7 @@ def ends(context: Context, does: str) -> str:
     """What becomes of this attempt, once it is noted: in one write, so that no other process can get between."""
     end = does if context.attempt == 1 or does == "slow" else "return"
     status = 200 if end in ("return", "slow") else 500
-    line = f"{time.time():.6f}\t{context.execution_id}\t{context.attempt}\t{status}\thandler:{does}\n"
+    line = f"{true_time():.6f}\t{context.execution_id}\t{context.attempt}\t{status}\thandler:{does}\n"
     descriptor = os.open(os.environ[LOG], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         assert os.write(descriptor, line.encode()) == len(line)
