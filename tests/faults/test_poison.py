@@ -131,7 +131,7 @@ def test_at_most_once_execution_that_ends_its_worker_is_unknown_after_its_only_a
 
 UNREADABLE = [
     '{"type": "HTTP"}',
-    '{"type": "CARRIER_PIGEON"}',
+    '{"type": "a carrier pigeon", "interval_seconds": 60}',
     "[1, 2, 3]",
     '{"type": "HTTP", "interval_seconds": 1, "http_job": {"url": 5}}',
     """{"type": "HTTP", "interval_seconds": %s, "http_job": {"url": "http://a/"}}""" % ("9" * 5000),

@@ -454,7 +454,7 @@ def test_definition_that_can_not_be_read_fails_the_execution_and_no_other(world:
 @pytest.mark.parametrize(
     "definition",
     [
-        '{"type": "CARRIER_PIGEON"}',
+        '{"type": "a carrier pigeon", "interval_seconds": 60}',
         "[]",
         """{"type": "HTTP", "interval_seconds": 1, "timeout_seconds": 1e300, "http_job": {"url": "http://a/"}}""",
         """{"type": "HTTP", "interval_seconds": %s, "http_job": {"url": "http://a/"}}""" % ("9" * 5000),

@@ -11,7 +11,7 @@ from gnomon.job.ports import ExecutionStore
 Key = tuple[UUID, int]
 
 
-class DefinitionCache:
+class RecentDefinitions:
     """The most recently used definitions by (job id, revision); safe from many threads."""
 
     CAPACITY = 20_000

@@ -14,7 +14,7 @@ from gnomon.job.model import Definition, Delivery
 from gnomon.job.outcome import Failed, Outcome, Sent, Succeeded
 from gnomon.job.ports import Claimed, ExecutionStore, Token
 from gnomon.job.target import Target
-from gnomon.worker.definitions import DefinitionCache, Key
+from gnomon.worker.definitions import Key, RecentDefinitions
 from gnomon.worker.executors import BrokenOff, Call, Executor
 from gnomon.worker.flights import Abort, Flight, Flights, monotonic, trusted_until
 from gnomon.worker.recorder import Recorder
@@ -65,7 +65,7 @@ class Runner:
         self._lease = lease
         self._slots = Slots(concurrency)
         self._flights = Flights()
-        self._definitions = DefinitionCache(store)
+        self._definitions = RecentDefinitions(store)
         self._recorder = Recorder(store, self._flights, lease=lease, abort=self._abort)
         self._stopping = threading.Event()
         self._grounded = threading.Event()
