@@ -46,6 +46,11 @@ class Stage:
         wait_until(f"{announces} is announced", lambda: self.world.catalog.handler(announces) is not None)
         return worker
 
+    def count(self, condition: str) -> int:
+        """How many executions fulfil it."""
+        found: int = self.world.one(f"select count(*) from executions where {condition}")
+        return found
+
     def due(self, name: str, **document: Any) -> Job:
         """A job of this handler that has just fallen due."""
         return self.world.due(type=name, http_job=None, **document)
@@ -134,6 +139,35 @@ def test_worker_that_stops_gives_back_what_is_not_through_and_lets_the_rest_fini
     (tmp_path / "long").unlink()
     stage.worker(HANDLERS)
     wait_until("another worker has begun it", lambda: (tmp_path / "long").exists())
+
+
+@pytest.mark.parametrize("queue_url", ["redis", "rabbitmq"], indirect=True)
+def test_workers_restarted_one_after_the_other_leave_no_trace(
+    world: World, database_url: str, queue_url: str, tmp_path: Path
+) -> None:
+    lines = tmp_path / "lines"
+    with cluster(database_url=database_url, queue_url=queue_url, folder=tmp_path) as started:
+        stage = Stage(world, started)
+        workers = [stage.worker(HANDLERS), stage.worker(ASYNC, "async.give"), stage.worker(HANDLERS)]
+        often = {"interval_seconds": 1, "overlap": "allow", "delivery": "at_most_once"}
+        for place in range(4):
+            payload = {"path": str(lines), "seconds": 0.2}
+            world.create(name=f"counts-{place}", type="count", http_job=None, payload=payload, **often)
+            world.create(name=f"gives-{place}", type="async.give", http_job=None, **often)
+        for place, settings in enumerate([HANDLERS, ASYNC, HANDLERS]):
+            before = len(lines_of(lines))
+            wait_until("handlers run", lambda before=before: len(lines_of(lines)) > before + 4)  # type: ignore[misc]
+            assert workers[place].stop() == 0
+            workers[place] = stage.worker(settings)
+        world.sql("update jobs set status = 'STOPPED'")
+        wait_until("all is final", lambda: stage.count("not state in ('SUCCEEDED', 'SKIPPED')") == 0)
+    assert len(lines_of(lines)) == stage.count("kind = 'count' and state = 'SUCCEEDED'") > 25
+    assert stage.count("kind = 'async.give' and state = 'SUCCEEDED'") > 25
+    assert world.one("select count(*) from attempts where outcome = 'LOST'") == 0
+
+
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
 
 
 def test_children_of_a_killed_worker_are_gone_and_its_executions_taken_over(stage: Stage, tmp_path: Path) -> None:
