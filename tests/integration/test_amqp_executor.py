@@ -7,17 +7,17 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pika
 import pytest
-import uvloop
 from servers.certificates import self_signed
 from servers.proxy import Proxy
 from servers.rabbitmq import RabbitMQ
+from support.calls import LOOPS, callers, make_call
 
 from gnomon.job.address import EgressPolicy
 from gnomon.job.outcome import Failed, Outcome, Sent, Succeeded
@@ -67,26 +67,9 @@ class Broker:
         return count
 
 
-def make_call(**fields: Any) -> Call:
-    defaults = {
-        "execution_id": uuid4(),
-        "job_id": uuid4(),
-        "attempt": 1,
-        "scheduled_at": datetime.now(UTC),
-        "timeout": timedelta(seconds=20),
-    }
-    return Call(**{**defaults, **fields})
-
-
-@pytest.fixture(params=[uvloop.new_event_loop, asyncio.SelectorEventLoop], ids=["uvloop", "selector"])
+@pytest.fixture(params=LOOPS)
 def make_caller(request: pytest.FixtureRequest) -> Iterator[Callable[..., Caller]]:
-    with contextlib.ExitStack() as stack:
-
-        def make(**settings: Any) -> Caller:
-            caller = Caller(request.param, **settings)
-            stack.callback(caller.close)
-            return caller
-
+    with callers(partial(Caller, LOOPS[request.param])) as make:
         yield make
 
 

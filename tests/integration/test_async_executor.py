@@ -3,18 +3,18 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 import servers.mortal
 import uvloop
+from support.calls import make_call
 
 from gnomon.job.outcome import Failed, Outcome, Sent, Succeeded
 from gnomon.job.target import HandlerTarget
-from gnomon.worker.executors import BrokenOff, Call
+from gnomon.worker.executors import BrokenOff
 from gnomon.worker.executors.python_async import AsyncExecutor
 from gnomon.worker.handlers import HandlerRegistry, declared_handlers
 from gnomon.worker.loop_watch import LoopWatch
@@ -42,13 +42,7 @@ class Host:
         return self.runner.run(self.execute(name, payload, **fields))
 
     async def execute(self, name: str, payload: dict[str, Any] | None = None, *, timeout: float = 60.0) -> Outcome:
-        call = Call(
-            execution_id=uuid4(),
-            job_id=uuid4(),
-            attempt=1,
-            scheduled_at=datetime.now(UTC),
-            timeout=timedelta(seconds=timeout),
-        )
+        call = make_call(timeout=timedelta(seconds=timeout))
         return await self.executor.execute(HandlerTarget(name=name, payload=payload or {}, queue="async"), call)
 
     def cancelled(self, name: str, payload: dict[str, Any]) -> Outcome | Sent:

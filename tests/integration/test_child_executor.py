@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import uvloop
+from support.calls import make_call
 from support.cluster import wait_until
 
 from gnomon.embedded.processes import is_running
@@ -52,12 +53,12 @@ class Host:
         self.executor = ChildExecutor(self.pool)
 
     def run(self, name: str, payload: dict[str, Any] | None = None, **fields: Any) -> Outcome:
-        return self.runner.run(self.executor.execute(*make_call(name, payload, **fields)))
+        return self.runner.run(self.executor.execute(*call_of(name, payload, **fields)))
 
     async def end_of(self, name: str, path: Path) -> Outcome | Sent:
         """The outcome; how far it had got where it is broken off."""
         try:
-            return await self.executor.execute(*make_call(name, {"path": str(path)}))
+            return await self.executor.execute(*call_of(name, {"path": str(path)}))
         except BrokenOff as error:
             return error.sent
 
@@ -66,15 +67,8 @@ class Host:
         self.runner.close()
 
 
-def make_call(name: str, payload: dict[str, Any] | None = None, **fields: Any) -> tuple[HandlerTarget, Call]:
-    defaults = {
-        "execution_id": uuid4(),
-        "job_id": uuid4(),
-        "attempt": 1,
-        "scheduled_at": datetime.now(UTC),
-        "timeout": timedelta(seconds=60),
-    }
-    return HandlerTarget(name=name, payload=payload or {}), Call(**{**defaults, **fields})
+def call_of(name: str, payload: dict[str, Any] | None = None, **fields: Any) -> tuple[HandlerTarget, Call]:
+    return HandlerTarget(name=name, payload=payload or {}), make_call(**{"timeout": timedelta(seconds=60), **fields})
 
 
 @pytest.fixture
@@ -124,7 +118,7 @@ def test_long_result_is_cut(host: Host) -> None:
 
 
 def test_handler_gets_its_context_and_runs_in_the_main_thread(host: Host) -> None:
-    target, call = make_call("facts", attempt=3, timeout=timedelta(seconds=50))
+    target, call = call_of("facts", attempt=3, timeout=timedelta(seconds=50))
     outcome = host.runner.run(host.executor.execute(target, call))
     assert isinstance(outcome, Succeeded)
     assert outcome.response_excerpt is not None
@@ -227,7 +221,7 @@ def test_memory_is_bounded(make_host: Callable[..., Host]) -> None:
 def test_what_is_logged_and_printed_is_in_the_workers_log(
     host: Host, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    target, call = make_call("print")
+    target, call = call_of("print")
     with caplog.at_level(logging.INFO):
         assert host.runner.run(host.executor.execute(target, call)) == Succeeded()
     lines = {record.getMessage(): record for record in caplog.records}
@@ -358,14 +352,14 @@ def test_child_that_dies_while_idle_is_replaced(host: Host) -> None:
 PARENT = """
 import asyncio, sys
 sys.path[:] = {path!r}
-from test_child_executor import make_birth, make_call
+from test_child_executor import call_of, make_birth
 from gnomon.worker.children.pool import Pool
 from gnomon.worker.executors.python_sync import ChildExecutor
 
 async def main():
     executor = ChildExecutor(Pool(make_birth(), size=2, max_calls=9))
-    await executor.execute(*make_call("grandchild", {{"path": {grandchild!r}}}))
-    await executor.execute(*make_call("touch_and_hang", {{"path": {child!r}}}))
+    await executor.execute(*call_of("grandchild", {{"path": {grandchild!r}}}))
+    await executor.execute(*call_of("touch_and_hang", {{"path": {child!r}}}))
 
 asyncio.run(main())
 """

@@ -12,15 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pycurl
 import pytest
-import uvloop
 from servers.certificates import Certificate, self_signed
 from servers.target import Connection, Target, answer, drip, flood, hang, raw, reset, sequence
+from support.calls import LOOPS, callers, make_call
 
 from gnomon.job.address import EgressPolicy
 from gnomon.job.errors import ConfigurationError
@@ -53,26 +54,9 @@ class Caller:
         self.runner.close()
 
 
-def make_call(**fields: Any) -> Call:
-    defaults = {
-        "execution_id": uuid4(),
-        "job_id": uuid4(),
-        "attempt": 1,
-        "scheduled_at": datetime.now(UTC),
-        "timeout": timedelta(seconds=10),
-    }
-    return Call(**{**defaults, **fields})
-
-
-@pytest.fixture(params=[uvloop.new_event_loop, asyncio.SelectorEventLoop], ids=["uvloop", "selector"])
+@pytest.fixture(params=LOOPS)
 def make_caller(request: pytest.FixtureRequest) -> Iterator[Callable[..., Caller]]:
-    with contextlib.ExitStack() as stack:
-
-        def make(**settings: Any) -> Caller:
-            caller = Caller(request.param, **settings)
-            stack.callback(caller.close)
-            return caller
-
+    with callers(partial(Caller, LOOPS[request.param])) as make:
         yield make
 
 

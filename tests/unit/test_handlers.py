@@ -5,20 +5,19 @@ import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pydantic
 import pytest
+from support.calls import make_call
 from typing_extensions import TypedDict
 
 import gnomon
 from gnomon import Context, handler, retry_strategy
 from gnomon.job.errors import ConfigurationError
 from gnomon.worker.arguments import InvalidPayload
-from gnomon.worker.executors import Call
 from gnomon.worker.executors.python import context_of
 from gnomon.worker.handlers import Cancelled, Handler, HandlerRegistry, declared_handlers, load_handlers
 
@@ -38,10 +37,7 @@ class Options(TypedDict):
 
 
 def context(**fields: Any) -> Context:
-    call = Call(
-        execution_id=uuid4(), job_id=uuid4(), attempt=1, scheduled_at=datetime.now(UTC), timeout=timedelta(seconds=9)
-    )
-    return dataclasses.replace(context_of(call), **fields)
+    return dataclasses.replace(context_of(make_call()), **fields)
 
 
 def called(function: Callable[..., Any], payload: Mapping[str, Any], **options: Any) -> Any:
