@@ -41,6 +41,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                preexec_fn=_take_interrupts,
             )
 
     @property
@@ -56,6 +57,11 @@ class Program:
         """Ctrl-C, and the exit code."""
         self._process.send_signal(signal.SIGINT)
         return self._process.wait(20)
+
+
+def _take_interrupts() -> None:
+    """As on a terminal: what a script runs in the background ignores them, and so would the program."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
