@@ -15,7 +15,7 @@ from support.api import make_client, only_error, problem
 from support.cluster import wait_until
 from support.world import World, record
 
-from gnomon.api.schemas import RepeatRequest
+from gnomon.api.schemas.repeats import RepeatRequest
 from gnomon.job import repeats as module
 from gnomon.job.errors import CountDiffers, InvalidJob, KeyReused, Unavailable
 from gnomon.job.model import Execution, Job, State, Trigger

@@ -9,7 +9,9 @@ from gnomon.api.idempotency import IDEMPOTENCY_KEY, REPLAYED_HEADER, idempotency
 from gnomon.api.jobs import REFERENCE
 from gnomon.api.paging import Headers
 from gnomon.api.routes import Routes
-from gnomon.api.schemas import Backfill, BackfillRequest, Execution, Job, Pause, RunQuery
+from gnomon.api.schemas.actions import Backfill, BackfillRequest, Pause, RunQuery
+from gnomon.api.schemas.executions import Execution
+from gnomon.api.schemas.jobs import Job
 
 routes = Routes("actions", __name__, description="Run, pause, make up for")
 

@@ -10,14 +10,8 @@ from gnomon.api.idempotency import IDEMPOTENCY_KEY, REPLAYED, REPLAYED_HEADER, i
 from gnomon.api.jobs import REFERENCE
 from gnomon.api.paging import LINK_HEADER, Headers, next_page, part_of
 from gnomon.api.routes import Routes
-from gnomon.api.schemas import (
-    AllExecutionsQuery,
-    Execution,
-    ExecutionListQuery,
-    Repeated,
-    RepeatRequest,
-    RetryQuery,
-)
+from gnomon.api.schemas.executions import AllExecutionsQuery, Execution, ExecutionListQuery, RetryQuery
+from gnomon.api.schemas.repeats import Repeated, RepeatRequest
 from gnomon.job.document import parse_instant
 from gnomon.job.errors import InvalidJob
 from gnomon.job.model import State, Trigger

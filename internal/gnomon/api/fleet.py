@@ -6,7 +6,8 @@ from typing import Any
 from gnomon.api.answers import Answer, handler_answer, instance_answer
 from gnomon.api.context import context
 from gnomon.api.routes import Routes
-from gnomon.api.schemas import Handler, Instance, NoQuery
+from gnomon.api.schemas.fleet import Handler, Instance
+from gnomon.api.schemas.queries import NoQuery
 
 routes = Routes("fleet", __name__, description="Who runs jobs")
 

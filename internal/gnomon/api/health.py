@@ -2,7 +2,7 @@
 
 from gnomon.api.context import context
 from gnomon.api.routes import Routes
-from gnomon.api.schemas import Health, Version
+from gnomon.api.schemas.health import Health, Version
 
 routes = Routes("health", __name__, description="For probes and load balancers")
 

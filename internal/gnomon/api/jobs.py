@@ -12,7 +12,7 @@ from gnomon.api.context import context
 from gnomon.api.paging import LINK_HEADER, Headers, next_page, part_of
 from gnomon.api.problems import Refused
 from gnomon.api.routes import JSON, MERGE_PATCH, Routes
-from gnomon.api.schemas import (
+from gnomon.api.schemas.jobs import (
     READ_ONLY,
     ChangedJob,
     CreatedJob,

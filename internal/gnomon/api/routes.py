@@ -11,7 +11,9 @@ from gunicorn.http.errors import ParseException
 from webargs.flaskparser import FlaskParser
 
 from gnomon.api.problems import DETAILS, MEDIA_TYPE, Refused
-from gnomon.api.schemas import MAX_ERRORS, Problem, doubled_aliases, explain
+from gnomon.api.schemas.explain import MAX_ERRORS, explain
+from gnomon.api.schemas.jobs import doubled_aliases
+from gnomon.api.schemas.problems import Problem
 from gnomon.api.strict_json import MalformedJson, parse, unfit_values
 from gnomon.job.errors import FieldError, InvalidJob
 

@@ -1,0 +1,105 @@
+"""What documents are made of: fields that take a value of their type and nothing that could be made one."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from marshmallow import RAISE, Schema, fields, validate
+
+UNKNOWN = "is not known here"
+
+
+def says(wrong_type: str) -> dict[str, Any]:
+    """How marshmallow's own checks are worded."""
+    return {"invalid": wrong_type, "type": wrong_type, "null": "must not be null", "unknown": UNKNOWN}
+
+
+class Text(fields.String):
+    """A string and nothing that could be made one."""
+
+    default_error_messages = says("must be a string")
+
+
+class Whole(fields.Integer):
+    """An integer; neither "5" nor 5.0 nor true."""
+
+    default_error_messages = says("must be an integer")
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(strict=True, **options)
+
+
+class Number(fields.Float):
+    """A number as it was written: 5 stays an integer."""
+
+    default_error_messages = says("must be a number")
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.make_error("invalid")
+        return value
+
+    def _serialize(self, value: Any, *_: Any, **__: Any) -> Any:
+        return value
+
+
+class Array(fields.List[Any]):
+    """A JSON array; marshmallow's own field takes the keys of an object too."""
+
+    default_error_messages = says("must be an array")
+
+    def _deserialize(self, value: Any, *positional: Any, **named: Any) -> Any:
+        if not isinstance(value, list):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, *positional, **named)
+
+
+class Instant(Text):
+    """RFC 3339; read by gnomon.job, which knows the bounds."""
+
+    def __init__(self, **options: Any) -> None:
+        metadata = {"format": "date-time", **options.pop("metadata", {})}
+        super().__init__(metadata=metadata, **options)
+
+
+class Input(Schema):
+    """What a client sends: unknown fields are refused. With `body_is_optional` no body is an empty one."""
+
+    body_is_optional = False
+
+    class Meta:
+        unknown = RAISE
+
+    error_messages = says("must be an object")
+
+
+def optional(kind: type[fields.Field[Any]], about: str, /, **options: Any) -> fields.Field[Any]:
+    metadata = {"description": about, **options.pop("metadata", {})}
+    return kind(allow_none=True, metadata=metadata, **options)
+
+
+def one_of(names: Iterable[object], about: str) -> fields.Field[Any]:
+    return optional(Text, about, metadata={"enum": [*map(str, names), None]})
+
+
+def flag(about: str) -> fields.Field[Any]:
+    return fields.Boolean(
+        load_default=False,
+        truthy={True},
+        falsy={False},
+        error_messages={"invalid": "must be true or false"},
+        metadata={"description": about},
+    )
+
+
+def choice(names: Iterable[object]) -> validate.OneOf:
+    known = [str(name) for name in names]
+    return validate.OneOf(known, error=f"must be one of {', '.join(known)}")
+
+
+def part(schema: type[Schema], about: str, **metadata: Any) -> fields.Field[Any]:
+    return fields.Nested(
+        schema,
+        allow_none=True,
+        metadata={"description": about, **metadata},
+        error_messages={"type": "must be an object"},
+    )
