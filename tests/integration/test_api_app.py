@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -185,47 +184,10 @@ def test_apps_count_for_themselves(world: World) -> None:
     assert key not in samples(second)
 
 
-def references(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        if isinstance(value.get("$ref"), str):
-            yield value["$ref"]
-        for below in value.values():
-            yield from references(below)
-    elif isinstance(value, list):
-        for below in value:
-            yield from references(below)
-
-
-def resolve(document: Any, reference: str) -> Any:
-    assert reference.startswith("#/")
-    for part in reference[2:].split("/"):
-        document = document[part]
-    return document
-
-
-def test_openapi_document_is_whole(client: FlaskClient) -> None:
-    document = client.get("/openapi.json").get_json()
-    assert document["openapi"] == "3.1.0"
-    assert document["info"]["version"] == "1.2.3"
-    assert all(path.startswith("/v1/") for path in document["paths"])
-    for reference in references(document):
-        assert resolve(document, reference) is not None
-    for schema in document["components"]["schemas"].values():
-        Draft202012Validator.check_schema(schema)
-    for path, operations in document["paths"].items():
-        shared = operations.pop("parameters", [])
-        for method, operation in operations.items():
-            named = {(given["in"], given["name"]) for given in [*shared, *operation.get("parameters", [])]}
-            assert {name for place, name in named if place == "path"} == set(re.findall(r"{(\w+)}", path))
-            assert operation["summary"], (method, path)
-            assert "application/problem+json" in resolve(document, operation["responses"]["default"]["$ref"])["content"]
-
-
 def test_openapi_document_tells_every_route(client: FlaskClient) -> None:
     document = client.get("/v1/openapi.json").get_json()
-    told = {
-        (method, path) for path, item in document["paths"].items() for method in item if method not in ("parameters",)
-    }
+    assert client.get("/openapi.json").get_json() == document
+    told = {(method, path) for path, item in document["paths"].items() for method in item}
     assert told == {
         ("post", "/v1/jobs"),
         ("get", "/v1/jobs"),

@@ -26,7 +26,7 @@ PRINTED = {
 HOURLY = {"type": "HTTP", "cron_schedule": "@hourly", "http_job": {"url": "https://example.com/"}}
 
 
-def make_client(world: World, *, ready: Callable[[], None] | None = None) -> FlaskClient:
+def make_client(world: World, *, ready: Callable[[], None] | None = None, version: str = "1.2.3") -> FlaskClient:
     """A client of an app over this world."""
     app = create_app(
         service=world.service,
@@ -35,7 +35,7 @@ def make_client(world: World, *, ready: Callable[[], None] | None = None) -> Fla
         instances=world.instances,
         catalog=world.catalog,
         ready=ready or (lambda: require_latest(world.engine)),
-        version="1.2.3",
+        version=version,
     )
     return app.test_client()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from gnomon.api.answers import Answer, backfill_answer, job_answer
 from gnomon.api.context import context
-from gnomon.api.idempotency import IDEMPOTENCY_KEY, REPLAYED_HEADER, idempotency_key, requested_answer
+from gnomon.api.idempotency import IDEMPOTENCY_KEY, LOCATION_HEADER, REPLAYED_HEADER, idempotency_key, requested_answer
 from gnomon.api.jobs import REFERENCE
 from gnomon.api.paging import Headers
 from gnomon.api.routes import Routes
@@ -18,7 +18,7 @@ routes = Routes("actions", __name__, description="Run, pause, make up for")
 
 @routes.route("/jobs/<reference>/run", methods=["POST"], parameters=[REFERENCE, IDEMPOTENCY_KEY])
 @routes.arguments(RunQuery, location="query")
-@routes.response(202, Execution, headers=REPLAYED_HEADER)
+@routes.response(202, Execution, headers=LOCATION_HEADER | REPLAYED_HEADER)
 def run_job(query: Mapping[str, Any], reference: str) -> tuple[Answer, Headers]:
     """Run a job now, beside its schedule.
 

@@ -1,10 +1,11 @@
 """The WSGI application: the routes, served under /v1 and without a prefix, and what holds for all of them."""
 
 from collections.abc import Callable
+from typing import Any
 
 from flask import Flask, Response
 
-from gnomon.api import actions, docs, executions, fleet, health, jobs, metrics, problems, request_ids
+from gnomon.api import actions, docs, executions, fleet, health, jobs, metrics, openapi, problems, request_ids
 from gnomon.api.context import Context
 from gnomon.api.routes import Document
 from gnomon.job.ports import Catalog, HistoryStore, InstanceStore
@@ -19,7 +20,9 @@ HEADERS = {
 }
 ABOUT = """Jobs that are called on time. Paths are served under `/v1`, the stable name, and also without it.
 
-Errors are problems (RFC 9457). Lists continue at the `Link` header's `rel="next"`.
+Errors are problems (RFC 9457); `error` repeats the detail in one line. A path that is not served answers 404, a method
+that it does not have 405 with `Allow`. Unknown fields and unknown query parameters are refused with 422. Lists continue
+at the `Link` header's `rel="next"`. Every answer has `X-Request-Id`.
 """
 
 
@@ -42,9 +45,6 @@ def create_app(
     app.config.update(
         MAX_CONTENT_LENGTH=max_body_bytes,
         PROPAGATE_EXCEPTIONS=False,  # an error is a problem for the client, also under test
-        API_TITLE="Gnomon",
-        API_VERSION=version,
-        OPENAPI_VERSION="3.1.0",
     )
     app.url_map.strict_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined] # of the default provider
@@ -55,17 +55,23 @@ def create_app(
     request_ids.register(app)
     problems.register(app)
     metrics.install(app, history, instances)
-    _register_routes(app)
+    app.extensions["openapi"] = _register_routes(app, version)
     return app
 
 
-def _register_routes(app: Flask) -> None:
+def make_document(version: str) -> dict[str, Any]:
+    """The OpenAPI document, without anything that could answer."""
+    return _register_routes(Flask(__name__, static_folder=None), version)
+
+
+def _register_routes(app: Flask, version: str) -> dict[str, Any]:
+    app.config.update(API_TITLE="Gnomon", API_VERSION=version, OPENAPI_VERSION="3.1.0")
     document = Document(app, spec_kwargs={"info": {"description": ABOUT}})
     for module in (jobs, actions, executions, fleet, health):
         document.register_blueprint(module.routes, url_prefix="/v1")
         app.register_blueprint(module.routes, name=f"{module.routes.name}_unversioned")
     app.register_blueprint(docs.routes)
-    app.extensions["openapi"] = document.spec.to_dict()
+    return openapi.complete(document.spec.to_dict())
 
 
 def _add_headers(response: Response) -> Response:

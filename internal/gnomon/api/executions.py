@@ -6,7 +6,14 @@ from uuid import UUID
 
 from gnomon.api.answers import Answer, execution_answer, repeatable_answer, repeated_answer
 from gnomon.api.context import context
-from gnomon.api.idempotency import IDEMPOTENCY_KEY, REPLAYED, REPLAYED_HEADER, idempotency_key, requested_answer
+from gnomon.api.idempotency import (
+    IDEMPOTENCY_KEY,
+    LOCATION_HEADER,
+    REPLAYED,
+    REPLAYED_HEADER,
+    idempotency_key,
+    requested_answer,
+)
 from gnomon.api.jobs import REFERENCE
 from gnomon.api.paging import LINK_HEADER, Headers, next_page, part_of
 from gnomon.api.routes import Routes
@@ -66,7 +73,7 @@ def cancel_execution(execution_id: str) -> Answer:
 
 @routes.route("/executions/<execution_id>/retry", methods=["POST"], parameters=[EXECUTION, IDEMPOTENCY_KEY])
 @routes.arguments(RetryQuery, location="query")
-@routes.response(202, Execution, headers=REPLAYED_HEADER)
+@routes.response(202, Execution, headers=LOCATION_HEADER | REPLAYED_HEADER)
 def retry_execution(query: Mapping[str, Any], execution_id: str) -> tuple[Answer, Headers]:
     """Try an execution again that failed, was cancelled, or whose outcome is unknown.
 

@@ -9,7 +9,7 @@ routes = Routes("health", __name__, description="For probes and load balancers")
 
 @routes.route("/health/live")
 @routes.response(200, Health)
-def live() -> dict[str, str]:
+def get_liveness() -> dict[str, str]:
     """Say that the process answers.
 
     Never asks the database: restarting the process would not mend it.
@@ -19,21 +19,21 @@ def live() -> dict[str, str]:
 
 @routes.route("/health/ready")
 @routes.response(200, Health)
-def ready() -> dict[str, str]:
+def get_readiness() -> dict[str, str]:
     """Say that requests can be served; 503 otherwise."""
     return _ready()
 
 
 @routes.route("/health")
 @routes.response(200, Health)
-def health() -> dict[str, str]:
+def get_health() -> dict[str, str]:
     """The same as /health/ready."""
     return _ready()
 
 
 @routes.route("/version")
 @routes.response(200, Version)
-def version() -> dict[str, str]:
+def get_version() -> dict[str, str]:
     """Which version serves."""
     return {"name": "gnomon", "version": context().version}
 

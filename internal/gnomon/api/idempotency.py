@@ -18,7 +18,16 @@ IDEMPOTENCY_KEY = {
     "description": "a text of the client's own; the same again within a day has no second effect",
     "schema": {"type": "string", "maxLength": 255},
 }
-REPLAYED_HEADER = {REPLAYED: {"description": "true: an earlier request did it", "schema": {"type": "string"}}}
+REPLAYED_HEADER = {
+    REPLAYED: {"description": "true: an earlier request did it", "schema": {"type": "string", "enum": ["true"]}}
+}
+LOCATION_HEADER = {
+    "Location": {
+        "description": "where to read what was made",
+        "schema": {"type": "string", "format": "uri-reference"},
+        "required": True,
+    }
+}
 
 
 def idempotency_key() -> str | None:

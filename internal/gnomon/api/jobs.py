@@ -9,6 +9,7 @@ from flask import Response, request
 
 from gnomon.api.answers import Answer, changed_answer, created_answer, etag, job_answer
 from gnomon.api.context import context
+from gnomon.api.idempotency import LOCATION_HEADER
 from gnomon.api.paging import LINK_HEADER, Headers, next_page, part_of
 from gnomon.api.problems import Refused
 from gnomon.api.routes import JSON, MERGE_PATCH, Routes
@@ -30,7 +31,7 @@ from gnomon.job.model import JobStatus
 from gnomon.job.ports import JobQuery
 
 ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')  # RFC 9110, 8.8.3
-ETAG_HEADER = {"ETag": {"description": "the revision", "schema": {"type": "string"}}}
+ETAG_HEADER = {"ETag": {"description": "the revision", "schema": {"type": "string"}, "required": True}}
 REFERENCE = {
     "in": "path",
     "name": "reference",
@@ -50,7 +51,7 @@ routes = Routes("jobs", __name__, description="What to call, and when")
 
 @routes.route("/jobs", methods=["POST"])
 @routes.arguments(JobInput)
-@routes.response(201, CreatedJob, headers=ETAG_HEADER)
+@routes.response(201, CreatedJob, headers=ETAG_HEADER | LOCATION_HEADER)
 def create_job(document: Mapping[str, Any]) -> tuple[Answer, Headers]:
     """Create a job."""
     given, used = canonical(document)

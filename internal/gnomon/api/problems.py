@@ -36,6 +36,8 @@ DETAILS = {
     405: "the path exists, but not for this method",
     413: "the request body is too large",
 }
+# RFC 9110's names, where Pythons differ.
+TITLES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
 
 
 class Refused(HTTPException):
@@ -82,9 +84,10 @@ def problem_document(
     kind: str | None = None,
 ) -> dict[str, Any]:
     """The body of the answer."""
+    title = TITLES.get(status, status.phrase)
     return {
-        "type": "urn:gnomon:problem:" + (kind or status.phrase.lower().replace(" ", "-")),
-        "title": status.phrase,
+        "type": "urn:gnomon:problem:" + (kind or title.lower().replace(" ", "-")),
+        "title": title,
         "status": status.value,
         "detail": detail,
         "errors": [_field(error) for error in errors],

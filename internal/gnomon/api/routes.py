@@ -10,7 +10,7 @@ from flask import Request
 from gunicorn.http.errors import ParseException
 from webargs.flaskparser import FlaskParser
 
-from gnomon.api.problems import DETAILS, MEDIA_TYPE, Refused
+from gnomon.api.problems import DETAILS, Refused
 from gnomon.api.schemas.explain import MAX_ERRORS, explain
 from gnomon.api.schemas.jobs import doubled_aliases
 from gnomon.api.schemas.problems import Problem
@@ -54,9 +54,9 @@ class Routes(flask_smorest.Blueprint):  # type: ignore[misc]
     ARGUMENTS_PARSER = StrictParser()
 
     def route(self, rule: str, **options: Any) -> Callable[[View], View]:
-        """Serves the view at the rule, and documents it."""
+        """Serves the view at the rule, and documents it as the operation of the view's name."""
         decorate: Callable[[View], View] = super().route(rule, **options)
-        return decorate
+        return lambda view: decorate(self.doc(operationId=view.__name__)(view))
 
     def arguments(self, schema: Any, **options: Any) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
         """Hands the body (or the query, with location="query") to the view as its first argument."""
@@ -83,10 +83,9 @@ class Routes(flask_smorest.Blueprint):  # type: ignore[misc]
 
 
 class Document(flask_smorest.Api):  # type: ignore[misc]
-    """The OpenAPI document. Errors are problems.py's, and so documented."""
+    """The OpenAPI document as far as routes tell it. Errors are problems.py's, and openapi.py says which."""
 
-    ERROR_SCHEMA = Problem
-    DEFAULT_ERROR_RESPONSE_NAME = "PROBLEM"
+    DEFAULT_ERROR_RESPONSE_NAME = None
 
     def _register_error_handlers(self) -> None:
         """None: see problems.py."""
@@ -95,10 +94,9 @@ class Document(flask_smorest.Api):  # type: ignore[misc]
         """None: pages are linked."""
 
     def _register_responses(self) -> None:
-        """What views refer to by name: the answer to every error."""
-        content = {MEDIA_TYPE: {"schema": self.ERROR_SCHEMA}}
-        for name in (self.DEFAULT_ERROR_RESPONSE_NAME, HTTPStatus(422).name):
-            self.spec.components.response(name, {"description": "An error", "content": content}, lazy=True)
+        """The schema of all errors, and the one that flask-smorest refers to."""
+        self.spec.components.schema("Problem", schema=Problem)
+        self.spec.components.response(HTTPStatus(422).name, {}, lazy=True)
 
 
 def read_body(request: Request) -> Mapping[str, Any]:

@@ -138,6 +138,16 @@ def secrets(folder: Path) -> None:
     click.echo(f"made in {folder}: {', '.join(made)}" if made else f"{folder} has all passwords; nothing changed")
 
 
+@gnomon.command()
+def openapi() -> None:
+    """Print the OpenAPI document of the REST API."""
+    import json
+
+    from gnomon.api.app import make_document
+
+    click.echo(json.dumps(make_document(__version__), indent=2, ensure_ascii=False))
+
+
 @gnomon.group()
 def config() -> None:
     """Show and check settings."""
