@@ -360,19 +360,19 @@ class ArmedDispatchStore(ArmedPort):
 
     def __init__(self, inner: DispatchStore, engine: Engine, switch: Switch) -> None:
         super().__init__(inner, STEPS[DispatchStore], switch)
-        self._planned = False
+        self._planned_in: int | None = None  # a thread: others commit on this engine too
         event.listen(engine, "commit", self._before_commit)
 
     def dispatch(self, decide: PlanBatch, *, limit: int) -> Any:
         def planned(*args: Any) -> Any:
-            self._planned = True
+            self._planned_in = threading.get_ident()
             return decide(*args)
 
         return self._pass("D", self._inner.dispatch, planned, limit=limit)  # type: ignore[attr-defined]
 
     def _before_commit(self, _connection: object) -> None:
-        if self._planned:
-            self._planned = False
+        if self._planned_in == threading.get_ident():
+            self._planned_in = None
             self._switch.pass_by("D.before_commit", Passage(arguments={}))
 
 
@@ -381,19 +381,19 @@ class ArmedTransactions(ArmedPort):
 
     def __init__(self, inner: object, steps: Mapping[str, str], engine: Engine, switch: Switch) -> None:
         super().__init__(inner, steps, switch)
-        self._step = ""
+        self._mine = threading.local()  # others commit on this engine too
         event.listen(engine, "commit", self._before_commit)
 
     def _pass(self, step: str, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        self._step = step
+        self._mine.step = step
         try:
             return super()._pass(step, method, *args, **options)
         finally:
-            self._step = ""
+            self._mine.step = ""
 
     def _before_commit(self, _connection: object) -> None:
-        if self._step:
-            self._switch.pass_by(f"{self._step}.before_commit", Passage(arguments={}))
+        if step := getattr(self._mine, "step", ""):
+            self._switch.pass_by(f"{step}.before_commit", Passage(arguments={}))
 
 
 class ArmedQueue(ArmedPort):
