@@ -14,6 +14,7 @@ RUN python -m pip uninstall --yes --root-user-action ignore pip \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin gnomon \
     # A new volume mounted here takes over this owner.
     && install --directory --owner 10001 --group 10001 --mode 0750 /secrets \
+    && install --directory --owner 10001 --group 10001 --mode 0700 /worker-secrets \
     && printf '#!/bin/sh\nexec python -m gnomon.cli.main "$@"\n' >/usr/local/bin/gnomon \
     && chmod 0755 /usr/local/bin/gnomon
 

@@ -5,12 +5,14 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
+from support.keys import OPEN
 from support.timed import TimedScene, insist, together
 from support.world import HTTP_JOB, record
 
 from gnomon.job.errors import Conflict, InvalidJob, NameTaken, NotFound, RevisionMismatch
 from gnomon.job.model import Job, JobStatus, State, Trigger
 from gnomon.job.ports import ExecutionQuery, JobQuery
+from gnomon.job.sealing import opened
 
 FAR = "2100-01-01T00:00:00Z"
 
@@ -43,7 +45,7 @@ def test_job_is_read_as_it_was_created(world: TimedScene) -> None:
     assert (job.status, job.revision, job.kind, job.tags) == (JobStatus.RUNNING, 1, "HTTP", ("a", "b"))
     assert job.created_at == job.updated_at
     assert job.definition is not None
-    assert job.definition.target.auth.password == "été"
+    assert opened(job.definition, job_id=job.id, unseal=OPEN).target.auth.password == "été"
 
 
 @pytest.mark.parametrize(

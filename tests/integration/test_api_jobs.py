@@ -2,12 +2,15 @@
 
 import re
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask.testing import FlaskClient
 from support.api import HOURLY, PRINTED, created, make_client, only_error, problem
+from support.keys import OPEN
 from support.world import World
 
+from gnomon.job.sealing import opened
 from gnomon.job.target import AmqpTarget, BasicAuth
 
 NOBODY = "018f0000-0000-7000-8000-000000000000"  # no job has this id
@@ -56,6 +59,8 @@ def test_answer_holds_every_policy_and_where_the_job_stands(client: FlaskClient)
             "body": None,
             "valid_response_codes": [],
             "auth": {"type": "none"},
+            "secret_headers": [],
+            "signing_secrets": [],
         },
         "timeout_seconds": 30,
         "retry": {"max_attempts": 4, "initial_seconds": 1, "multiplier": 2.0, "max_seconds": 300, "jitter": 0.5}
@@ -129,8 +134,9 @@ MESSAGE: dict[str, Any] = {
 def stored_password(world: World, job: dict[str, Any]) -> str:
     definition = world.service.get(job["id"]).definition
     assert definition is not None
-    assert isinstance(definition.target, AmqpTarget)
-    return definition.target.broker.password
+    target = opened(definition, job_id=UUID(job["id"]), unseal=OPEN).target
+    assert isinstance(target, AmqpTarget)
+    return target.broker.password
 
 
 @pytest.mark.parametrize("name", ["amqp_job", "amqp"])
@@ -480,4 +486,5 @@ def test_mask_sent_back_keeps_the_stored_secret(client: FlaskClient, world: Worl
     client.patch(f"/jobs/{job['id']}", json={"http": {"auth": {"username": "me", "password": "***"}}})
     stored = world.service.get(job["id"])
     assert stored.revision == 3
-    assert stored.definition.target.auth == BasicAuth(username="me", password="bar")
+    auth = opened(stored.definition, job_id=stored.id, unseal=OPEN).target.auth
+    assert auth == BasicAuth(username="me", password="bar")

@@ -114,7 +114,17 @@ def test_no_password_is_written_anywhere() -> None:
     variables = {name: str(value) for environment in environments for name, value in environment.items()}
     secret = {variable: value for variable, value in variables.items() if re.search("PASS|SECRET|_URL", variable)}
     assert secret
-    assert all("/secrets/" in value for value in secret.values())
+    assert all("/secrets/" in value or "/worker-secrets/" in value for value in secret.values())
+
+
+def test_only_workers_of_jobs_have_what_opens_credentials() -> None:
+    mounted = {
+        name
+        for name, service in SERVICES.items()
+        if any(mount.startswith("worker-secrets:") for mount in service.get("volumes", []))
+    }
+    assert mounted == {"secrets", "worker"}
+    assert SERVICES["worker"]["command"] == ["worker"]
 
 
 def test_image_is_pinned_runs_as_nobody_special_and_holds_the_program() -> None:
@@ -135,9 +145,12 @@ class Installation:
         self.folder = folder
         self.secrets = folder / "secrets"
         self.secrets.mkdir()
+        self.worker_secrets = folder / "worker-secrets"
+        self.worker_secrets.mkdir()
         self.api_port, self.flower_port = free_port(), free_port()
         self._replaced = {
             "/secrets": str(self.secrets),
+            "/worker-secrets": str(self.worker_secrets),
             "postgres:5432": f"127.0.0.1:{postgres.port}",
             "0.0.0.0:8000": f"127.0.0.1:{self.api_port}",
             "--address=0.0.0.0 --port=5555": f"--address=127.0.0.1 --port={self.flower_port}",
@@ -313,11 +326,14 @@ def test_broker_refuses_whoever_has_no_password(installation: Installation) -> N
 
 
 def test_secrets_and_migration_change_nothing_the_second_time(installation: Installation) -> None:
-    passwords = ["postgres_password", "redis_url", "flower_auth"]
+    passwords = ["postgres_password", "redis_url", "flower_auth", "sealing_public_keys"]
     before = [installation.secret(name) for name in passwords]
+    keys = (installation.worker_secrets / "sealing_private_keys").read_text()
+    assert not (installation.secrets / "sealing_private_keys").exists()
     installation.make_secrets()
     assert installation.run_to_end("migrate").returncode == 0
     assert [installation.secret(name) for name in passwords] == before
+    assert (installation.worker_secrets / "sealing_private_keys").read_text() == keys
 
 
 def test_api_becomes_ready_and_stops(installation: Installation) -> None:

@@ -1,5 +1,6 @@
 """The cache of definitions: what it spares the database, and that nothing it does can hurt."""
 
+import json
 import logging
 import socket
 import ssl
@@ -17,11 +18,13 @@ import redis
 from servers.certificates import self_signed
 from servers.proxy import Proxy
 from sqlalchemy import event
+from support.keys import OPEN
 from support.world import World
 
 from gnomon.embedded.valkey import EmbeddedValkey
 from gnomon.job.errors import ConfigurationError
 from gnomon.job.model import Definition, Job
+from gnomon.job.sealing import secrets_of
 from gnomon.storage import cache
 from gnomon.storage.cache import PREFIX, DefinitionCache
 from gnomon.storage.postgres.executions import PostgresExecutionStore
@@ -37,7 +40,9 @@ class Cached:
         self.now = 0.0
         self.asked = 0
         self.cache = DefinitionCache(url, clock=lambda: self.now + time.monotonic())
-        self.store = PostgresExecutionStore(world.engine, instance=uuid4(), worker="w", cache=self.cache)
+        self.store = PostgresExecutionStore(
+            world.engine, instance=uuid4(), worker="w", cache=self.cache, keys=OPEN.keys
+        )
         event.listen(world.engine, "before_cursor_execute", self._count)
 
     def get(self, *jobs: Job) -> dict[UUID, Definition]:
@@ -59,6 +64,16 @@ def job(world: World) -> Job:
 def client(redis_url: str) -> Iterator["redis.Redis"]:
     with redis.Redis.from_url(redis_url) as opened:
         yield opened
+
+
+def store_in_clear(world: World, job: Job) -> None:
+    """As it was before there was sealing."""
+    world.sql(
+        "update job_revisions set definition = jsonb_set(definition, '{http_job,auth,password}', "
+        "cast(:password as jsonb)) where job_id = :id",
+        id=job.id,
+        password=json.dumps(PASSWORD),
+    )
 
 
 def key_of(job: Job) -> str:
@@ -191,9 +206,30 @@ def test_full_cache_and_a_wrong_password_hurt_nobody(
     assert "sesame" not in caplog.text
 
 
-def test_it_holds_what_the_database_holds(world: World, redis_url: str, job: Job, client: "redis.Redis") -> None:
+def test_it_holds_secrets_sealed_and_none_that_were_stored_in_clear(
+    world: World, redis_url: str, job: Job, client: "redis.Redis"
+) -> None:
     Cached(world, redis_url).get(job)
-    assert PASSWORD.encode() in client.get(key_of(job))  # type: ignore[operator]
+    held = client.get(key_of(job))
+    assert b"sealed" in held  # type: ignore[operator]
+    assert PASSWORD.encode() not in held  # type: ignore[operator]
+    store_in_clear(world, job)
+    client.flushall()
+    found = Cached(world, redis_url).get(job)[job.id]
+    assert dict(secrets_of(found)) == {"/http_job/auth/password": PASSWORD}
+    assert client.keys("*") == []
+
+
+def test_what_is_sealed_to_a_key_that_this_worker_has_not_is_asked_for(
+    world: World, redis_url: str, job: Job, client: "redis.Redis"
+) -> None:
+    Cached(world, redis_url).get(job)
+    held = json.loads(client.get(key_of(job)))  # type: ignore[arg-type]
+    held["http_job"]["auth"]["password"]["key"] = "of long ago"
+    client.set(key_of(job), json.dumps(held))
+    cached = Cached(world, redis_url)
+    assert cached.get(job) == {job.id: job.definition}
+    assert cached.asked == 1
 
 
 def test_address_that_is_none_ends_the_start() -> None:

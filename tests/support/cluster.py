@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from support.keys import FOR_API, FOR_WORKER
+
 PRIVATE = "127.0.0.0/8,::1/128"
+KEYS = {"api": FOR_API, "worker": FOR_WORKER}
 
 
 def wait_until(what: str, condition: Callable[[], bool], *, seconds: float = 30.0, pause: float = 0.05) -> None:
@@ -97,7 +100,7 @@ class Cluster:
         started = Role(
             f"{role}-{number}",
             [sys.executable, "-m", "gnomon.cli.main", role],
-            {**self._environment, **settings},
+            {**self._environment, **KEYS.get(role, {}), **settings},
             self._folder / f"{number}-{role}.log",
         )
         self._roles.append(started)

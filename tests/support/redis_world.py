@@ -15,6 +15,7 @@ from gnomon.storage.redis.history import RedisHistoryStore
 from gnomon.storage.redis.jobs import RedisJobStore
 from gnomon.storage.redis.runs import RedisRunStore
 from support.catalog import KnownCatalog
+from support.keys import SEAL
 from support.world import Scene
 
 
@@ -27,7 +28,9 @@ class RedisWorld(Scene):
         self.jobs = RedisJobStore(self.database)
         self.history = RedisHistoryStore(self.database)
         self.runs = RedisRunStore(self.database)
-        self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history, catalog=KnownCatalog())
+        self.service = JobService(
+            jobs=self.jobs, runs=self.runs, history=self.history, catalog=KnownCatalog(), seal=SEAL
+        )
         self.dispatch = self.scheduler()
         self.executions = self.worker("worker-1")
 

@@ -20,6 +20,7 @@ from gnomon.storage.postgres.executions import PostgresExecutionStore
 from gnomon.storage.redis.dispatch import RedisDispatchStore
 from gnomon.storage.redis.executions import RedisExecutionStore
 from support.catalog import KnownCatalog
+from support.keys import SEAL
 from support.redis_world import RedisWorld
 from support.timed import START, Names, TimedScene
 from support.world import World
@@ -40,7 +41,7 @@ class MemoryScene(TimedScene):
         self.executions = self.worker("worker-1")
         self.history = MemoryHistoryStore(self.memory)
         jobs, runs = MemoryJobStore(self.memory), MemoryRunStore(self.memory)
-        self.service = JobService(jobs=jobs, runs=runs, history=self.history, catalog=KnownCatalog())
+        self.service = JobService(jobs=jobs, runs=runs, history=self.history, catalog=KnownCatalog(), seal=SEAL)
 
     def worker(self, name: str) -> MemoryExecutionStore:
         return MemoryExecutionStore(self.memory, worker=name)

@@ -31,6 +31,7 @@ from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceS
 from gnomon.storage.postgres.jobs import PostgresJobStore
 from gnomon.storage.postgres.repeats import PostgresRepeatStore
 from gnomon.storage.postgres.runs import PostgresRunStore
+from support.keys import OPEN, SEAL
 
 LEASE = timedelta(seconds=30)
 HTTP_JOB = {"url": "http://127.0.0.1:9/hook", "method": "POST", "body": "{}"}
@@ -82,13 +83,13 @@ class World(Scene):
         self.instances = PostgresInstanceStore(self.engine)
         self.housekeeping = PostgresHousekeepingStore(self.engine)
         self.catalog = PostgresCatalog(self.engine)
-        self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history, catalog=self.catalog)
+        self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history, catalog=self.catalog, seal=SEAL)
         self.repeats = Repeats(PostgresRepeatStore(self.engine))
         self.dispatch = self.scheduler()
         self.executions = self.worker("worker-1")
 
     def worker(self, name: str) -> PostgresExecutionStore:
-        return PostgresExecutionStore(self.engine, instance=uuid4(), worker=name)
+        return PostgresExecutionStore(self.engine, instance=uuid4(), worker=name, keys=OPEN.keys)
 
     def scheduler(self, *, names: Callable[[], Collection[str]] | None = None) -> PostgresDispatchStore:
         return PostgresDispatchStore(self.engine, instance=uuid4(), names=names)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika.data import encode_table
 
-from gnomon.job.amqp import Broker, masked, table_size, unmasked
+from gnomon.job.amqp import Broker, keeps_password, masked, table_size, with_password
 from gnomon.job.errors import InvalidJob
 from gnomon.job.payload import MAX_PAYLOAD_BYTES
 from gnomon.job.target import (
@@ -218,15 +218,20 @@ def test_password_of_a_broker_is_never_shown() -> None:
 @pytest.mark.parametrize(
     ("sent", "kept"),
     [
-        ("amqp://u:***@broker/v", "amqp://u:p%40ss@broker/v"),
-        ("amqps://u:***@broker:99/other", "amqps://u:p%40ss@broker:99/other"),
-        ("amqp://u:new@broker/v", "amqp://u:new@broker/v"),
-        ("amqp://u:***@elsewhere/v", "amqp://u:***@elsewhere/v"),  # the password does not go to another host
-        ("amqp://other:***@broker/v", "amqp://other:***@broker/v"),
+        ("amqp://u:***@broker/v", True),
+        ("amqps://u:***@broker:99/other", True),
+        ("amqp://u:new@broker/v", False),
+        ("amqp://u:***@elsewhere/v", False),  # the password does not go to another host
+        ("amqp://other:***@broker/v", False),
+        ("no URL", False),
     ],
 )
-def test_mask_stands_for_the_password_of_this_user_and_host(sent: str, kept: str) -> None:
-    assert unmasked(sent, "amqp://u:p%40ss@broker/v") == kept
+def test_mask_stands_for_the_password_of_this_user_and_host(sent: str, kept: bool) -> None:
+    assert keeps_password(sent, "amqp://u:p%40ss@broker/v") is kept
+
+
+def test_password_is_put_back_into_a_url() -> None:
+    assert with_password("amqps://u:***@broker:99/other", "p@s/s") == "amqps://u:p%40s%2Fs@broker:99/other"
 
 
 @pytest.mark.parametrize(

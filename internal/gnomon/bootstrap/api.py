@@ -11,6 +11,7 @@ from gnomon.api.server import serve
 from gnomon.bootstrap.database import open_engine
 from gnomon.bootstrap.instances import identity_of
 from gnomon.bootstrap.logs import start_logging
+from gnomon.bootstrap.sealing import seal_with
 from gnomon.job.instance import Role
 from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
@@ -33,6 +34,7 @@ def run(settings: Settings) -> int:
     """
     start_logging(settings, role="api")
     open_engine(settings)  # a wrong address ends the start
+    seal_with(settings)
     host, _, port = settings.web.api_host.rpartition(":")
     ends = ExitStack()
     log.info("api listens on http://%s", settings.web.api_host)
@@ -63,6 +65,7 @@ def _make_app(settings: Settings, ends: ExitStack) -> Flask:
             runs=PostgresRunStore(engine),
             history=history,
             catalog=PostgresCatalog(engine),
+            seal=seal_with(settings),
         ),
         repeats=Repeats(PostgresRepeatStore(engine)),
         history=history,

@@ -11,6 +11,7 @@ from gnomon.bootstrap import child
 from gnomon.bootstrap.database import open_engine
 from gnomon.bootstrap.instances import identity_of
 from gnomon.bootstrap.logs import start_logging
+from gnomon.bootstrap.sealing import open_with
 from gnomon.job.address import EgressPolicy
 from gnomon.job.handlers import HandlerSpec
 from gnomon.job.instance import Role
@@ -58,6 +59,7 @@ def run(settings: Settings) -> int:
     cache = None if cache_url is None else DefinitionCache(cache_url)
     registry = load_handlers(settings.worker.handlers)
     policy = EgressPolicy.parse(settings.egress.allow)  # a wrong setting ends the start
+    opener = open_with(settings)
     app = create_app(settings.queue_url(), queues=settings.worker.queues, task_events=settings.queue.task_events)
     end_within(settings.worker.shutdown_timeout + FAREWELL, stop)
     engine = open_engine(settings)
@@ -71,7 +73,7 @@ def run(settings: Settings) -> int:
         retry_strategies=sorted(registry.retry_strategies),
     )
     heartbeat.start()
-    store = PostgresExecutionStore(engine, instance=identity.id, worker=identity.name, cache=cache)
+    store = PostgresExecutionStore(engine, instance=identity.id, worker=identity.name, cache=cache, keys=opener.keys)
     runner = Runner(
         store=store,
         executors=lambda: Executors(
@@ -83,6 +85,7 @@ def run(settings: Settings) -> int:
         concurrency=settings.worker.processes if _runs_children(settings) else settings.worker.concurrency,
         lease=settings.scheduler.max_job_lock_time,
         strategies=registry.retry_strategies,
+        unseal=opener,
         knows=KnownHandlers(registry, on_loop="async" in settings.worker.queues),
     )
     runner.start()

@@ -127,14 +127,16 @@ def migrate(**flags: object) -> None:
 
 @gnomon.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def secrets(folder: Path) -> None:
+@click.argument("workers_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def secrets(folder: Path, workers_folder: Path) -> None:
     """Write the random passwords of the compose file to FOLDER.
 
-    Those that are there already are kept.
+    And the key that opens credentials of jobs to WORKERS_FOLDER, which nobody but workers may read. What is there
+    already is kept.
     """
     from gnomon.cli.secrets import write_secrets
 
-    made = write_secrets(folder)
+    made = write_secrets(folder, workers_folder)
     click.echo(f"made in {folder}: {', '.join(made)}" if made else f"{folder} has all passwords; nothing changed")
 
 
@@ -146,6 +148,28 @@ def openapi() -> None:
     from gnomon.api.app import make_document
 
     click.echo(json.dumps(make_document(__version__), indent=2, ensure_ascii=False))
+
+
+@gnomon.group()
+def sealing() -> None:
+    """Make and change the keys that credentials of jobs are sealed to."""
+
+
+_KEY_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@sealing.command()
+@click.argument("private_file", type=_KEY_FILE)
+@click.argument("public_file", type=_KEY_FILE)
+def generate(private_file: Path, public_file: Path) -> None:
+    """Add a new pair of keys.
+
+    The private one, for workers, comes first in PRIVATE_FILE, and the public one, for the API, first in PUBLIC_FILE.
+    Keys that are there already are kept.
+    """
+    from gnomon.cli.sealing import add_pair
+
+    click.echo(f"added the key {add_pair(private_file, public_file)}")
 
 
 @gnomon.group()

@@ -1,25 +1,29 @@
-"""Random passwords for the servers of the compose file, so that it needs no step before it and has no default ones."""
+"""Random passwords and keys for the compose file, so that it needs no step before it and has no default ones."""
 
 import os
 import secrets
 from pathlib import Path
 
+from gnomon.cli.sealing import PRIVATE_FILE, PUBLIC_FILE, ensure_pair
 from gnomon.job.errors import ConfigurationError
 
 USER = "gnomon"
 _PASSWORDS = ("postgres_password", "redis_password", "rabbitmq_password", "flower_password")
 
 
-def write_secrets(folder: Path) -> list[str]:
-    """Writes what is missing in `folder`, and returns the names of the passwords it made.
+def write_secrets(folder: Path, workers_folder: Path) -> list[str]:
+    """Writes what is missing in `folder`, and returns the names of the passwords and keys it made.
 
-    A password that exists is kept; the files that contain it are made again. Raises ConfigurationError.
+    A password that exists is kept; the files that contain it are made again. The private sealing key goes to
+    `workers_folder`. Raises ConfigurationError.
     """
     try:
         made = [name for name in _PASSWORDS if _make_password(folder / name)]
         passwords = {name: (folder / name).read_text(encoding="ascii") for name in _PASSWORDS}
         for name, text in _derived(passwords).items():
             _write(folder / name, text)
+        if ensure_pair(workers_folder / PRIVATE_FILE, folder / PUBLIC_FILE):
+            made.append(PUBLIC_FILE)
     except OSError as error:
         raise ConfigurationError(f"secrets can't be written to {folder}: {error.strerror}") from error
     return made

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
+from gnomon.cli.sealing import PRIVATE_FILE, PUBLIC_FILE, ensure_pair
 from gnomon.embedded.ports import LOOPBACK, port_is_free
 from gnomon.embedded.postgres import EmbeddedPostgres
 from gnomon.embedded.supervisor import Process, Supervisor
@@ -25,7 +26,7 @@ _READY_SECONDS = 60
 _LOOK_SECONDS = 0.1
 _TEMPORARY = "gnomon-up-"
 _ABANDONED_AFTER_SECONDS = 60
-_FOREIGN_SERVERS = ("SCHEDULER_DB_", "SCHEDULER_QUEUE_URL", "SCHEDULER_CACHE_")
+_FOREIGN_SERVERS = ("SCHEDULER_DB_", "SCHEDULER_QUEUE_URL", "SCHEDULER_CACHE_", "SCHEDULER_SECRETS_")
 
 
 def run_up(*, port: int, data: Path | None, handlers: str = "", python: str = sys.executable) -> int:
@@ -52,6 +53,7 @@ class _Stack:
         self._handlers = handlers
         self._python = python
         self._stop = stop
+        self._private_keys, self._public_keys = home / PRIVATE_FILE, home / PUBLIC_FILE
         self._output = _Output(home / "logs" if kept else None)
         # What is thrown away at the end need not survive a power cut.
         self._postgres = EmbeddedPostgres(home / "postgres", fsync=kept)
@@ -73,6 +75,7 @@ class _Stack:
 
     def _start(self, supervisor: Supervisor) -> bool:
         """True when all are ready, False when asked to stop before. Raises GnomonError when one can't start."""
+        ensure_pair(self._private_keys, self._public_keys)
         supervisor.start("postgres", self._postgres)
         supervisor.start("valkey", self._valkey)
         if not self._migrate():
@@ -116,10 +119,18 @@ class _Stack:
         """`queue` is for a worker; one that serves another than io is called by it."""
         return Process(
             [self._python, "-m", "gnomon.cli.main", role],
-            env=self._environment() | {"SCHEDULER_WORKER_QUEUES": queue},
+            env=self._environment() | {"SCHEDULER_WORKER_QUEUES": queue} | self._keys_of(role, queue),
             write=self._output.lines_of(role if queue == "io" else queue),
             urgent=lambda: self._stop.urgent,
         )
+
+    def _keys_of(self, role: str, queue: str) -> dict[str, str]:
+        """Each process gets no more of the sealing keys than it needs; handlers none, as they are others' code."""
+        if role == "api":
+            return {"SCHEDULER_SECRETS_PUBLIC_KEYS_FILE": str(self._public_keys)}
+        if (role, queue) == ("worker", "io"):
+            return {"SCHEDULER_SECRETS_PRIVATE_KEYS_FILE": str(self._private_keys)}
+        return {}
 
     def _environment(self) -> dict[str, str]:
         """Ours without what names other servers, and with the settings that make the roles one system."""

@@ -60,20 +60,23 @@ def masked(url: str) -> str:
     return parts._replace(netloc=f"{user}:{MASK}@{address}").geturl() if at and colon and password else url
 
 
-def unmasked(url: str, stored: str) -> str:
-    """The URL with the stored one's password for ***; as it is when that is for another user or host.
+def with_password(url: str, password: str) -> str:
+    """The URL, which has a password, with this one for it."""
+    parts = urlsplit(url)
+    user, address = parts.netloc.partition(":")[0], parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{address}").geturl()
 
-    A password must not leave for a host that it was not given for.
+
+def keeps_password(url: str, stored: str) -> bool:
+    """Whether the URL says *** for the password of the stored one.
+
+    Not where that is for another user or host: a password must not leave for a host that it was not given for.
     """
     try:
         wanted, known = Broker.parse(url), Broker.parse(stored)
     except InvalidJob:
-        return url
-    if wanted.password != MASK or (wanted.user, wanted.host) != (known.user, known.host):
-        return url
-    parts = urlsplit(url)
-    user, address = parts.netloc.partition(":")[0], parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{user}:{quote(known.password, safe='')}@{address}").geturl()
+        return False
+    return wanted.password == MASK and (wanted.user, wanted.host) == (known.user, known.host)
 
 
 def short_string_errors(pointer: str, text: str) -> list[FieldError]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, assert_never
 
-from gnomon.job.amqp import MASK, masked, unmasked
+from gnomon.job.amqp import MASK, Broker, keeps_password, masked, with_password
 from gnomon.job.errors import FieldError, InvalidJob
 from gnomon.job.handlers import wrong_name
 from gnomon.job.model import Definition, Delivery, Misfire, MisfirePolicy, Overlap
@@ -75,7 +75,10 @@ def read_definition(document: Mapping[str, Any], *, now: datetime | None = None)
 
 
 def write_definition(definition: Definition, *, secrets: bool) -> Document:
-    """The complete document, every policy with its value. Without `secrets` they read "***"."""
+    """The complete document, every policy with its value. Without `secrets` they read "***".
+
+    With them it is no JSON yet where they are sealed: see stored.py.
+    """
     return {
         "type": type_of(definition.target),
         "name": definition.name,
@@ -160,14 +163,24 @@ def _merged(document: Mapping[str, Any], patch: Mapping[str, Any]) -> Document:
 
 
 def _of_one_kind(merged: Document, document: Document, patch: Mapping[str, Any]) -> Document:
-    """Another type drops the target of the old one, and a masked URL gets its password back."""
+    """Another type drops the target of the old one, and a masked URL keeps its password."""
     old_type = document.get("type")
     if old_type is not None and merged.get("type") != old_type:
         _drop_target(merged, target_field(old_type), patch)
-    amqp, stored = merged.get("amqp_job"), (document.get("amqp_job") or {}).get("connection")
-    if isinstance(amqp, dict) and "connection" in amqp and stored is not None:
-        amqp["connection"] = unmasked(amqp["connection"], stored)
+    amqp, stored = merged.get("amqp_job"), document.get("amqp_job") or {}
+    if isinstance(amqp, dict) and "connection" in amqp and "connection" in stored:
+        _keep_password(amqp, stored)
     return merged
+
+
+def _keep_password(new: Document, old: Mapping[str, Any]) -> None:
+    new.pop("password", None)
+    if not keeps_password(new["connection"], old["connection"]):
+        return
+    if "password" in old:
+        new["password"] = old["password"]
+    else:  # as it was stored before there was sealing
+        new["connection"] = with_password(new["connection"], Broker.parse(old["connection"]).password)
 
 
 def _drop_target(merged: Document, part: str, patch: Mapping[str, Any]) -> None:
@@ -187,6 +200,13 @@ def _keep_masked(new: Document, old: Mapping[str, Any]) -> None:
     for field in ("password", "token"):
         if new_auth.get(field) == MASK and field in old_auth:
             new_auth[field] = old_auth[field]
+    stored = {name.lower(): value for name, value in (old.get("headers") or {}).items()}
+    for name, value in (new.get("headers") or {}).items():
+        if value == MASK and name.lower() in stored:
+            new["headers"][name] = stored[name.lower()]
+    kept = iter(old.get("signing_secrets") or ())
+    if "signing_secrets" in new:  # the first *** is the first of those that are stored
+        new["signing_secrets"] = [next(kept, MASK) if one == MASK else one for one in new["signing_secrets"]]
 
 
 def target_field(kind: str) -> str:
@@ -230,6 +250,8 @@ def _read_http(http: Mapping[str, Any]) -> HttpTarget:
         body=http.get("body"),
         valid_response_codes=frozenset(http.get("valid_response_codes") or ()),
         auth=_read_auth(http.get("auth")),
+        secret_headers=tuple(http.get("secret_headers") or ()),
+        signing_secrets=tuple(http.get("signing_secrets") or ()),
     )
 
 
@@ -244,6 +266,7 @@ def _read_amqp(amqp: Mapping[str, Any]) -> AmqpTarget:
         body=amqp.get("body"),
         body_encoding=amqp.get("body_encoding"),
         content_type=amqp.get("content_type"),
+        password=amqp.get("password"),
     )
 
 
@@ -334,7 +357,7 @@ def _write_target(target: Target, secrets: bool) -> Document:
 
 
 def _write_amqp(target: AmqpTarget, secrets: bool) -> Document:
-    return {
+    document: Document = {
         "connection": target.connection if secrets else masked(target.connection),
         "exchange": target.exchange,
         "routing_key": target.routing_key,
@@ -343,16 +366,21 @@ def _write_amqp(target: AmqpTarget, secrets: bool) -> Document:
         "body_encoding": target.body_encoding,
         "content_type": target.content_type,
     }
+    return {**document, "password": target.password} if secrets and target.password is not None else document
 
 
 def _write_http(target: HttpTarget, secrets: bool) -> Document:
     return {
         "url": target.url,
         "method": target.method,
-        "headers": dict(target.headers),
+        "headers": {
+            name: MASK if target.keeps_secret(name) and not secrets else value for name, value in target.headers.items()
+        },
         "body": target.body,
         "valid_response_codes": sorted(target.valid_response_codes),
         "auth": _write_auth(target.auth, secrets),
+        "secret_headers": list(target.secret_headers),
+        "signing_secrets": list(target.signing_secrets) if secrets else [MASK] * len(target.signing_secrets),
     }
 
 

@@ -9,6 +9,7 @@ GnomonError
 │   ├── CountDiffers      more or fewer executions match than the caller expects
 │   ├── Overlapping       the job's overlap policy allows no further execution now
 │   └── RevisionMismatch  the job changed since the caller read it
+├── SecretUnreadable      a stored secret can't be opened by this process
 ├── Unavailable           the database or the broker does not answer now; try again
 │   └── Contended         rows are locked by another session; try again, with fewer of them
 └── ConfigurationError    a setting is wrong: the process can't start with it
@@ -78,6 +79,26 @@ class Overlapping(Conflict):
 
 class RevisionMismatch(Conflict):
     """The job changed since the caller read it."""
+
+
+class SecretUnreadable(GnomonError):
+    """A stored secret can't be opened by this process. `permanent`: nor by any other that does as it should."""
+
+    def __init__(self, reason: str, *, permanent: bool) -> None:
+        self.permanent = permanent
+        super().__init__(reason)
+
+    @classmethod
+    def without_key(cls, key: str) -> "SecretUnreadable":
+        """It may be that another process has the key."""
+        return cls(
+            f"it is sealed to the key {key[:40]}, whose private half is not in secrets-private-keys here",
+            permanent=False,
+        )
+
+    def at(self, pointer: str) -> "SecretUnreadable":
+        """The same, said of a field."""
+        return SecretUnreadable(f"the secret at {pointer} can't be opened: {self}", permanent=self.permanent)
 
 
 class Unavailable(GnomonError):

@@ -29,6 +29,7 @@ from gnomon.job.ports import (
     RunStore,
 )
 from gnomon.job.schedule import At, Cron, first_run, moments_from
+from gnomon.job.sealing import Seal, no_seal, sealed
 
 NAME_PREFIX = "name:"
 BACKFILL_LIMIT = 1_000
@@ -38,18 +39,24 @@ _REQUESTS = UUID("6f9d6b1e-3f0c-5b53-9c53-0d3a6f1f6b8e")  # a namespace of our o
 
 
 class JobService:
-    """Every call answers with values of job/model.py or raises an error of job/errors.py."""
+    """Every call answers with values of job/model.py or raises an error of job/errors.py.
 
-    def __init__(self, *, jobs: JobStore, runs: RunStore, history: HistoryStore, catalog: Catalog) -> None:
+    `seal`: what secrets of jobs pass through before they are stored; without it jobs that have some are refused.
+    """
+
+    def __init__(
+        self, *, jobs: JobStore, runs: RunStore, history: HistoryStore, catalog: Catalog, seal: Seal = no_seal
+    ) -> None:
         self._jobs = jobs
         self._runs = runs
         self._history = history
         self._catalog = catalog
+        self._seal = seal
 
     def create(self, document: Mapping[str, Any]) -> Job:
         """Raises InvalidJob (nothing is stored) and NameTaken."""
         known = announced.ask(self._catalog, document)
-        return self._jobs.create(lambda now: _born(_read(document, known, None, now), now))
+        return self._jobs.create(lambda now: self._born(_read(document, known, None, now), now))
 
     def get(self, reference: str) -> Job:
         """`reference` is an id or `name:` and a name. Raises NotFound."""
@@ -73,7 +80,7 @@ class JobService:
 
         def decide(job: Job, now: datetime) -> JobChange | None:
             _check_revision(job, if_revision)
-            return _as_defined(job, _read(_patched(job, patch), known, job.definition, now), now)
+            return self._as_defined(job, _read(_patched(job, patch), known, job.definition, now), now)
 
         return self._jobs.update(before.id, decide)
 
@@ -96,10 +103,10 @@ class JobService:
         while True:
             try:
                 job = self._jobs.get_by_name(name)
-                return self._jobs.update(job.id, lambda job, now: _as_defined(job, define(job, now), now))
+                return self._jobs.update(job.id, lambda job, now: self._as_defined(job, define(job, now), now))
             except NotFound:
                 with contextlib.suppress(NameTaken):  # a twin was quicker: see what it made
-                    return self._jobs.create(lambda now: _born(define(None, now), now))
+                    return self._jobs.create(lambda now: self._born(define(None, now), now))
 
     def delete(self, reference: str) -> None:
         """Raises NotFound. Executions that run finish their attempt; what waits is cancelled."""
@@ -182,6 +189,18 @@ class JobService:
         """
         return self._history.list(None if reference is None else self._id_of(reference), query)
 
+    def _born(self, definition: Definition, now: datetime) -> NewJob:
+        job_id = uuid4()
+        stored = sealed(definition, job_id=job_id, seal=self._seal)
+        return NewJob(id=job_id, definition=stored, next_run=_first_run(job_id, definition, now, now))
+
+    def _as_defined(self, job: Job, definition: Definition, now: datetime) -> JobChange | None:
+        """A secret that is given again differs from the one that is stored, which can't be read to compare them."""
+        if definition == job.definition:
+            return None
+        stored = sealed(definition, job_id=job.id, seal=self._seal, before=job.definition)
+        return _edited(job, stored, now)
+
     def _id_of(self, reference: str) -> UUID:
         return self.get(reference).id if reference.startswith(NAME_PREFIX) else _parse_id(reference)
 
@@ -192,15 +211,6 @@ def upcoming(job: Job, count: int) -> list[datetime]:
         return []
     timing = job.definition.timing
     return list(islice(moments_from(timing, job.next_run, shift=timing.shift(job.id)), count))
-
-
-def _born(definition: Definition, now: datetime) -> NewJob:
-    job_id = uuid4()
-    return NewJob(id=job_id, definition=definition, next_run=_first_run(job_id, definition, now, now))
-
-
-def _as_defined(job: Job, definition: Definition, now: datetime) -> JobChange | None:
-    return None if definition == job.definition else _edited(job, definition, now)
 
 
 def _read(document: Mapping[str, Any], known: Announced, before: Definition | None, now: datetime) -> Definition:

@@ -12,6 +12,8 @@ from gnomon.job.amqp import HOST, MASK, MAX_URL_LENGTH, Broker, short_string_err
 from gnomon.job.errors import FieldError, InvalidJob
 from gnomon.job.handlers import wrong_name
 from gnomon.job.payload import payload_errors, payload_text
+from gnomon.job.secret import Sealed, Secret
+from gnomon.job.signing import MAX_SIGNING_SECRETS, signing_secret_fault
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MAX_BODY_BYTES = 128 * 1024
@@ -26,6 +28,34 @@ RESERVED_HEADERS = frozenset(
     ("host", "content-length", "transfer-encoding", "connection", "te", "upgrade", "expect", "idempotency-key")
 )
 RESERVED_PREFIXES = ("proxy-", "x-scheduler-", "webhook-")
+# What these carry is a credential whoever sends them; a job can name further ones.
+SECRET_HEADERS = frozenset(
+    (
+        "api-key",
+        "apikey",
+        "authorization",
+        "cookie",
+        "ocp-apim-subscription-key",
+        "private-token",
+        "x-access-token",
+        "x-amz-security-token",
+        "x-api-key",
+        "x-api-token",
+        "x-apikey",
+        "x-auth-key",
+        "x-auth-token",
+        "x-authorization",
+        "x-client-secret",
+        "x-functions-key",
+        "x-github-token",
+        "x-gitlab-token",
+        "x-goog-api-key",
+        "x-session-token",
+        "x-shopify-access-token",
+        "x-token",
+        "x-vault-token",
+    )
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,22 +63,25 @@ class BasicAuth:
     """RFC 7617. The password is a secret: it is sent, never shown."""
 
     username: str
-    password: str = field(repr=False)
+    password: Secret = field(repr=False)
 
     def __post_init__(self) -> None:
         if ":" in self.username:
             raise InvalidJob.at("/username", "a user name can't contain ':'")
-        for pointer, text in (("/username", self.username), ("/password", self.password)):
-            _refuse_controls(pointer, text)
+        _refuse_controls("/username", self.username)
+        if isinstance(self.password, str):
+            _refuse_controls("/password", self.password)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BearerAuth:
     """RFC 6750. The token is a secret: it is sent, never shown."""
 
-    token: str = field(repr=False)
+    token: Secret = field(repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.token, Sealed):
+            return
         _refuse_controls("/token", self.token)
         if not self.token.isascii() or not self.token:
             raise InvalidJob.at("/token", "must be one or more ASCII characters")
@@ -56,21 +89,34 @@ class BearerAuth:
 
 @dataclass(frozen=True, kw_only=True)
 class HttpTarget:
-    """One HTTP call. `url` is absolute and ASCII; any 2xx is a success unless `valid_response_codes` names others."""
+    """One HTTP call. `url` is absolute and ASCII; any 2xx is a success unless `valid_response_codes` names others.
+
+    The values of SECRET_HEADERS and of those that `secret_headers` names are secrets. With `signing_secrets` the
+    request is signed, once with each.
+    """
 
     url: str
     method: str = "POST"
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, Secret] = field(default_factory=dict, repr=False)
     body: str | None = None
     valid_response_codes: frozenset[int] = frozenset()
     auth: BasicAuth | BearerAuth | None = field(default=None, repr=False)
+    secret_headers: tuple[str, ...] = ()
+    signing_secrets: tuple[Secret, ...] = field(default=(), repr=False)
 
     kind: Literal["HTTP"] = "HTTP"
     queue: Literal["io"] = "io"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", normalise_url(self.url))
-        errors = [*self._method_errors(), *self._body_errors(), *self._code_errors(), *_header_errors(self.headers)]
+        errors = [
+            *self._method_errors(),
+            *self._body_errors(),
+            *self._code_errors(),
+            *_header_errors(self.headers),
+            *self._secret_header_errors(),
+            *self._signing_errors(),
+        ]
         if self.auth is not None and any(name.lower() == "authorization" for name in self.headers):
             errors.append(FieldError(pointer="/auth", detail="set either auth or an Authorization header, not both"))
         if errors:
@@ -79,6 +125,38 @@ class HttpTarget:
     def accepts(self, status: int) -> bool:
         """Whether an answer with this status is a success."""
         return status in self.valid_response_codes if self.valid_response_codes else 200 <= status < 300
+
+    def keeps_secret(self, header: str) -> bool:
+        """Whether the value of this header is a secret."""
+        name = header.lower()
+        named = name in SECRET_HEADERS or name in map(str.lower, self.secret_headers)
+        return named or isinstance(self.headers.get(header), Sealed)
+
+    def _secret_header_errors(self) -> list[FieldError]:
+        """One that is not given may be misspelt, and the one that was meant would be shown."""
+        given = {name.lower() for name in self.headers}
+        masked = [
+            FieldError(
+                pointer=_header_pointer(name), detail=f'"{MASK}" stands for a stored secret, and none is stored here'
+            )
+            for name, value in self.headers.items()
+            if value == MASK and self.keeps_secret(name)
+        ]
+        return masked + [
+            FieldError(pointer=f"/secret_headers/{index}", detail=f"no header is named {name[:80]!r}")
+            for index, name in enumerate(self.secret_headers)
+            if name.lower() not in given
+        ]
+
+    def _signing_errors(self) -> list[FieldError]:
+        if len(self.signing_secrets) > MAX_SIGNING_SECRETS:
+            detail = f"{len(self.signing_secrets)} secrets; two are enough for changing from one to the next"
+            return [FieldError(pointer="/signing_secrets", detail=detail)]
+        return [
+            FieldError(pointer=f"/signing_secrets/{index}", detail=fault, hint="whsec_ and base64 of 24 to 64 bytes")
+            for index, secret in enumerate(self.signing_secrets)
+            if isinstance(secret, str) and (fault := signing_secret_fault(secret)) is not None
+        ]
 
     def _method_errors(self) -> list[FieldError]:
         if self.method in METHODS:
@@ -104,8 +182,8 @@ class HttpTarget:
 class AmqpTarget:
     """One message for an exchange; "" is the default exchange, which routes to the queue that the routing key names.
 
-    `connection` holds a password. `body` is text, or base64 of any bytes when `body_encoding` says so. `headers` are
-    what a JSON object can hold and a table of AMQP can carry.
+    `connection` holds a password, or *** for one that is sealed in `password`. `body` is text, or base64 of any bytes
+    when `body_encoding` says so. `headers` are what a JSON object can hold and a table of AMQP can carry.
     """
 
     connection: str = field(repr=False)
@@ -115,6 +193,7 @@ class AmqpTarget:
     body: str | None = None
     body_encoding: Literal["base64"] | None = None
     content_type: str | None = None
+    password: Sealed | None = None
 
     kind: Literal["AMQP"] = "AMQP"
     queue: Literal["io"] = "io"
@@ -148,7 +227,7 @@ class AmqpTarget:
             password = self.broker.password
         except InvalidJob as error:
             return list(error.errors)
-        if password != MASK:
+        if (password == MASK) is (self.password is not None):
             return []
         detail = f'"{MASK}" stands for a stored password, and none is stored here for this user and host'
         return [FieldError(pointer="/connection", detail=detail)]
@@ -270,18 +349,20 @@ def _is_list_of_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _header_errors(headers: Mapping[str, str]) -> list[FieldError]:
+def _header_errors(headers: Mapping[str, Secret]) -> list[FieldError]:
     if len(headers) > MAX_HEADERS:
         return [FieldError(pointer="/headers", detail=f"{len(headers)} headers; at most {MAX_HEADERS} are allowed")]
     return [error for name, value in headers.items() for error in _one_header_errors(name, value)]
 
 
-def _one_header_errors(name: str, value: str) -> list[FieldError]:
+def _one_header_errors(name: str, value: Secret) -> list[FieldError]:
     pointer = _header_pointer(name)
     if not TOKEN.fullmatch(name):
         return [FieldError(pointer=pointer, detail="is not a header name (RFC 9110 token)")]
     if name.lower() in RESERVED_HEADERS or name.lower().startswith(RESERVED_PREFIXES):
         return [FieldError(pointer=pointer, detail="is set by Gnomon and can't be given")]
+    if isinstance(value, Sealed):
+        return []
     if any((ord(char) < 32 and char != "\t") or ord(char) == 127 for char in value) or not _latin(value):
         return [FieldError(pointer=pointer, detail="the value holds control or non-Latin-1 characters")]
     if len(name) + len(value) > MAX_HEADER_BYTES:

@@ -41,6 +41,7 @@ from gnomon.settings.kinds import (
     Names,
     Networks,
     Secret,
+    SecretKeys,
     Size,
     Switch,
     Text,
@@ -51,6 +52,8 @@ from gnomon.settings.sources import Given
 _log = logging.getLogger(__name__)
 
 
+# Other secrets are addresses, of which only the password is masked.
+WHOLLY_SECRET = ("password", "public_keys", "private_keys")
 _QUEUES = ("io", "handlers", "async")
 
 
@@ -117,8 +120,8 @@ class Cache(Section):
 
     url: CacheUrl | None = Field(
         default=None,
-        description="where workers keep job definitions, as Postgres holds them with their credentials: protect it "
-        "equally; off where it is not set",
+        description="where workers keep job definitions, as Postgres holds them: protect it equally; off where it is "
+        "not set",
     )
 
 
@@ -213,6 +216,20 @@ class Egress(Section):
     )
 
 
+class Secrets(Section):
+    """Credentials in jobs: the API seals them, workers of the queue io open them."""
+
+    public_keys: SecretKeys | None = Field(
+        default=None,
+        description="for the API: the first of them is what credentials of jobs are sealed to; without one, jobs that "
+        "have credentials are refused",
+    )
+    private_keys: SecretKeys | None = Field(
+        default=None,
+        description="for workers of the queue io and nobody else: they open what was sealed to any of these",
+    )
+
+
 class Log(Section):
     """The log on standard error."""
 
@@ -236,6 +253,7 @@ class Settings(BaseSettings):
     worker: Worker = Worker()
     retention: Retention = Retention()
     egress: Egress = Egress()
+    secrets: Secrets = Secrets()
     log: Log = Log()
 
     _origins: Mapping[str, str] = PrivateAttr(default_factory=dict)
@@ -255,9 +273,21 @@ class Settings(BaseSettings):
         """The cache's address, password included; None where there is none."""
         return None if self.cache.url is None else self.cache.url.get_secret_value()
 
+    def public_keys(self) -> tuple[str, ...]:
+        """The keys to seal with, in the order given."""
+        return _words(self.secrets.public_keys)
+
+    def private_keys(self) -> tuple[str, ...]:
+        """The keys to open with, in the order given."""
+        return _words(self.secrets.private_keys)
+
     def origin_of(self, name: str) -> str:
         """The flag, variable or file that gave this setting its value, or `default`."""
         return self._origins.get(name, "default")
+
+
+def _words(given: SecretStr | None) -> tuple[str, ...]:
+    return () if given is None else tuple(given.get_secret_value().replace(",", " ").split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -409,7 +439,7 @@ def _explain(settings: Settings, setting: Setting) -> Explained:
         name=setting.name,
         flag=setting.flag,
         env=setting.variable,
-        value="***" if key == "password" and value else shown(value),
+        value="***" if key in WHOLLY_SECRET and value else shown(value),
         source=settings.origin_of(setting.name),
         expects=setting.expects,
         meaning=setting.meaning,

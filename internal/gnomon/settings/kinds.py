@@ -123,6 +123,9 @@ Networks = Annotated[
     Expects("networks such as 10.0.0.0/8 and host names, separated by commas"),
 ]
 Secret = Annotated[SecretStr, Expects("text")]
+SecretKeys = Annotated[
+    SecretStr, Expects("keys, separated by commas or white space; `gnomon sealing generate` makes them")
+]
 DatabaseUrl = Annotated[
     SecretStr,
     _check_scheme("postgresql", "postgres", "postgresql+psycopg2"),

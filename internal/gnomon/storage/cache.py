@@ -23,7 +23,7 @@ Key = tuple[UUID, int]
 Document = Mapping[str, Any]
 
 # One hash tag, so that many are read with one command from a cluster too. The number is that of the format.
-PREFIX = "{gnomon:definitions}:1:"
+PREFIX = "{gnomon:definitions}:2:"
 KEPT = timedelta(days=7)
 # A worker would rather ask the database than wait for longer.
 PATIENCE = 0.5
@@ -32,7 +32,7 @@ AT_ONCE = 500
 
 
 class DefinitionCache:
-    """Stored documents of revisions, as Postgres holds them, secrets included: protect it as you protect that.
+    """Stored documents of revisions, as Postgres holds them, with their secrets sealed.
 
     Nothing it meets is raised. After a failure, or an answer that took longer than PATIENCE, it is left alone for
     PAUSE seconds.

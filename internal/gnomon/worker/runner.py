@@ -13,13 +13,14 @@ from gnomon.job.errors import Unavailable
 from gnomon.job.model import Definition, Delivery
 from gnomon.job.outcome import Failed, Outcome, Sent, Succeeded
 from gnomon.job.ports import Claimed, ExecutionStore, Token
+from gnomon.job.sealing import Open, no_open
 from gnomon.job.target import Target
-from gnomon.worker.definitions import Key, RecentDefinitions
+from gnomon.worker.definitions import Closed, Key, RecentDefinitions
 from gnomon.worker.executors import BrokenOff, Call, Executor
 from gnomon.worker.flights import Abort, Flight, Flights, monotonic, trusted_until
 from gnomon.worker.recorder import Recorder
 from gnomon.worker.slots import Slots
-from gnomon.worker.verdict import NO_STRATEGIES, Interrupted, Strategies, Tried, judge, not_begun, unreadable
+from gnomon.worker.verdict import NO_STRATEGIES, Interrupted, Strategies, Tried, closed, judge, not_begun, unreadable
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -55,8 +56,9 @@ class Runner:
         lease: timedelta,
         strategies: Strategies = NO_STRATEGIES,
         knows: Callable[[Target], bool] = lambda _: True,
+        unseal: Open = no_open,
     ) -> None:
-        """`knows`: what this worker can run; the rest is given back, for another that can."""
+        """`knows`: what this worker can run; the rest is given back, for another that can. `unseal` opens secrets."""
         self._store = store
         self._strategies = strategies
         self._knows = knows
@@ -65,7 +67,7 @@ class Runner:
         self._lease = lease
         self._slots = Slots(concurrency)
         self._flights = Flights()
-        self._definitions = RecentDefinitions(store)
+        self._definitions = RecentDefinitions(store, unseal)
         self._recorder = Recorder(store, self._flights, lease=lease, abort=self._abort)
         self._stopping = threading.Event()
         self._grounded = threading.Event()
@@ -178,13 +180,16 @@ class Runner:
         flights = []
         for one in claimed:
             definition = definitions.get((one.job_id, one.revision))
+            tried = _tried(one, delivery, timedelta(0))
             if definition is None:
-                self._recorder.add(unreadable(_tried(one, delivery, timedelta(0))))
+                self._recorder.add(unreadable(tried))
+            elif isinstance(definition, Closed):
+                self._recorder.add(judge(definition.definition, tried, closed(definition.error), self._strategies))
             else:
                 flights.append(self._flight(one, definition, delivery, sent_at))
         return flights
 
-    def _definitions_of(self, keys: Collection[Key]) -> Mapping[Key, Definition]:
+    def _definitions_of(self, keys: Collection[Key]) -> Mapping[Key, Definition | Closed]:
         """One that not even the driver can read is left out, and must not cost the others theirs."""
         try:
             return self._insist(lambda: self._definitions.of(keys))

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import assert_never
 from uuid import UUID
 
+from gnomon.job.errors import SecretUnreadable
 from gnomon.job.model import Definition, Delivery, State
 from gnomon.job.outcome import Failed, Outcome, Sent, Succeeded
 from gnomon.job.ports import Claimed, Record, Token
@@ -71,6 +72,11 @@ def unreadable(tried: Tried) -> Record:
         permanent=True,
     )
     return _record(tried, State.FAILED, failure, failed=True)
+
+
+def closed(error: SecretUnreadable) -> Failed:
+    """The outcome of an attempt whose job has a secret that can't be opened; another worker may have the key."""
+    return Failed(code="secret_unreadable", message=str(error), sent=Sent.NOT_SENT, permanent=error.permanent)
 
 
 def not_begun(tried: Tried, *, delay: timedelta) -> Record:

@@ -7,7 +7,7 @@ from gnomon.job.target import METHODS
 
 
 class Auth(Input):
-    """Credentials of the target. Secrets are never answered; "***" sent back keeps what is stored."""
+    """Credentials of the target. Secrets are never answered; "***" sent back keeps what is stored for this origin."""
 
     type = one_of(["none", "basic", "bearer"], "which fields belong to it: basic has username and password")
     username = optional(Text, "for basic")
@@ -26,12 +26,18 @@ class Http(Input):
         keys=Text(),
         values=Text(allow_none=True),
         allow_none=True,
-        metadata={"description": "header names to values"},
+        metadata={"description": "header names to values; those of Authorization, Cookie, X-Api-Key … are secrets"},
         error_messages={"invalid": "must be an object"},
     )
     body = optional(Text, "sent as it is, in UTF-8")
     valid_response_codes = optional(Array, "which statuses are a success; any 2xx by default", cls_or_instance=Whole())
     auth = part(Auth, "credentials")
+    secret_headers = optional(Array, "further headers whose values are secrets", cls_or_instance=Text())
+    signing_secrets = optional(
+        Array,
+        "one or two, whsec_ and base64 of 24 to 64 bytes: the request is signed with each, as Standard Webhooks has it",
+        cls_or_instance=Text(),
+    )
 
 
 class NewHttp(Http):

@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
-from gnomon.job.document import read_definition, write_definition
 from gnomon.job.model import Definition, Job, JobStatus, State
 from gnomon.job.ports import DURATION_BUCKETS, Clock, Tally
+from gnomon.job.stored import read_stored, write_stored
 from gnomon.storage.memory.agenda import Agenda
 from gnomon.storage.memory.rows import JobRow, Row
 from gnomon.storage.refusals import no_execution, no_job
@@ -46,7 +46,7 @@ def system_clock() -> datetime:
 
 def as_stored(definition: Definition) -> Definition:
     """What comes back from a store that keeps documents: nothing in it is shared with the caller."""
-    return read_definition(json.loads(json.dumps(write_definition(definition, secrets=True))))
+    return read_stored(json.loads(json.dumps(write_stored(definition))))
 
 
 class Memory:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gnomon.job.model import Definition
 from gnomon.job.ports import Claimed, Record, Token, Unrecordable
+from gnomon.job.sealing import plain_in, sealed_to
 from gnomon.storage.postgres import statements
 from gnomon.storage.postgres.engine import autocommit, is_passing, translated
 from gnomon.storage.postgres.literals import json_rows, json_tokens, uuid_array
@@ -27,14 +28,24 @@ AGAIN_AFTER_FAILURE = "retried"
 class PostgresExecutionStore:
     """ExecutionStore on Postgres. `instance` names this process in the tallies, `worker` in the executions.
 
-    Definitions are looked for in `cache` first, if there is one.
+    Definitions are looked for in `cache` first, if there is one: those whose secrets are sealed to `keys`, as what the
+    cache has may be older than the last change of keys.
     """
 
-    def __init__(self, engine: Engine, *, instance: UUID, worker: str, cache: "DefinitionCache | None" = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        instance: UUID,
+        worker: str,
+        cache: "DefinitionCache | None" = None,
+        keys: Collection[str] = (),
+    ) -> None:
         self._engine = autocommit(engine)
         self._instance = instance
         self._worker = worker
         self._cache = cache
+        self._keys = frozenset(keys)
 
     def claim(self, ids: Collection[UUID], *, delivery: UUID, lease: timedelta) -> Sequence[Claimed]:
         """C."""
@@ -51,13 +62,16 @@ class PostgresExecutionStore:
     def definitions(self, revisions: Collection[tuple[UUID, int]]) -> Mapping[tuple[UUID, int], Definition]:
         """Immutable, so what this returns may be kept for ever."""
         cached = {} if self._cache is None else self._cache.find(revisions)
-        found = _readable(cached)  # it may hold garbage: then the database is asked
+        read = _readable(cached)  # it may hold garbage: then the database is asked
+        found = {key: definition for key, definition in read.items() if sealed_to(definition) <= self._keys}
         missing = [key for key in revisions if key not in found]
         if missing:
             stored = self._stored(missing)
             found |= _readable(stored, tell=True)
             if self._cache is not None:
-                self._cache.keep({key: document for key, document in stored.items() if key in found})
+                self._cache.keep(
+                    {key: document for key, document in stored.items() if key in found and not plain_in(found[key])}
+                )
         return found
 
     def start(self, tokens: Collection[Token], *, delivery: UUID, margin: timedelta) -> set[UUID]:

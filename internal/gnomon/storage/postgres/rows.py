@@ -6,10 +6,10 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from gnomon.job.document import read_definition, write_definition
 from gnomon.job.errors import InvalidJob
 from gnomon.job.model import Definition
 from gnomon.job.schedule import At, Cron, Every, Schedule, Timing
+from gnomon.job.stored import read_stored, write_stored
 from gnomon.job.target import type_of
 
 
@@ -41,7 +41,7 @@ class Unreadable:
 def read_stored_definition(document: Mapping[str, Any]) -> Definition | Unreadable:
     """What `definition_document` made, maybe in another version, or by another hand."""
     try:
-        return read_definition(document)
+        return read_stored(document)
     except InvalidJob as error:
         return Unreadable(str(error))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -74,4 +74,4 @@ def definition_columns(definition: Definition) -> dict[str, Any]:
 
 def definition_document(definition: Definition) -> dict[str, Any]:
     """What `job_revisions.definition` holds."""
-    return write_definition(definition, secrets=True)
+    return write_stored(definition)

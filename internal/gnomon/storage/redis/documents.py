@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from gnomon.job.document import read_definition, write_definition
 from gnomon.job.errors import InvalidJob
 from gnomon.job.model import (
     Attempt,
@@ -21,19 +20,20 @@ from gnomon.job.model import (
 )
 from gnomon.job.plan import DueJob
 from gnomon.job.schedule import At, Cron, Every, Schedule, Timing
+from gnomon.job.stored import read_stored, write_stored
 from gnomon.job.target import type_of
 from gnomon.storage.redis.database import instant, mapping, micros, optional_instant
 
 
 def write_document(definition: Definition) -> str:
     """What is stored of a revision."""
-    return json.dumps(write_definition(definition, secrets=True), separators=(",", ":"))
+    return json.dumps(write_stored(definition), separators=(",", ":"))
 
 
 def read_document(text: str | None) -> Definition | str:
     """The definition, or why it can't be read: maybe another version, or another hand, wrote it."""
     try:
-        return read_definition(json.loads(text or ""))
+        return read_stored(json.loads(text or ""))
     except InvalidJob as error:
         return str(error)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

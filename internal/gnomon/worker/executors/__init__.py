@@ -8,6 +8,7 @@ from uuid import UUID
 
 from gnomon.job.outcome import Outcome, Sent
 from gnomon.job.target import AmqpTarget, HandlerTarget, HttpTarget, Target
+from gnomon.worker.executors.scrub import scrubbed
 
 TargetT_contra = TypeVar("TargetT_contra", contravariant=True)
 
@@ -66,7 +67,10 @@ class Executors:
         self._handlers = handlers
 
     async def execute(self, target: Target, call: Call) -> Outcome:
-        """Makes one attempt with the executor of the target's kind."""
+        """Makes one attempt with the executor of the target's kind. What failed is told without the job's secrets."""
+        return scrubbed(await self._execute(target, call), target)
+
+    async def _execute(self, target: Target, call: Call) -> Outcome:
         match target:
             case HttpTarget():
                 return await self._http.execute(target, call)

@@ -10,13 +10,12 @@ from urllib.parse import urlsplit
 import pycurl
 
 from gnomon.job.outcome import ELLIPSIS, Failed, Outcome, Sent, Succeeded
-from gnomon.job.target import BasicAuth, BearerAuth, HttpTarget
+from gnomon.job.target import HttpTarget
 from gnomon.worker.executors.http_attempt import Attempt
-from gnomon.worker.executors.http_request import authorization
+from gnomon.worker.executors.scrub import scrubber_of
 
 MAX_RETRY_AFTER = timedelta(hours=1)
 RETRYABLE_STATUSES = frozenset((408, 425, 429))
-SCRUBBED = b"***"
 
 TOO_LARGE = 100  # CURLE_TOO_LARGE: one header longer than libcurl takes; pycurl has no name for it
 LIBCURL_HEADER_LIMIT = 300 * 1024
@@ -166,22 +165,11 @@ class HttpVerdict:
 
     def _excerpt(self) -> str | None:
         """The beginning of the body, without the job's own secrets (a target may echo the request)."""
-        body = bytes(self.attempt.body)
-        for secret in _secrets(self.target):
-            body = body.replace(secret, SCRUBBED)
+        body = scrubber_of(self.target).clean(bytes(self.attempt.body), whole=not self.attempt.body_overlong)
         whole = len(body) <= self.excerpt_bytes and not self.attempt.body_overlong
         # Not final: a character cut in half is left out rather than replaced.
         text = codecs.getincrementaldecoder("utf-8")("replace").decode(body[: self.excerpt_bytes], final=whole)
         return (text if whole else text[:-1] + ELLIPSIS) or None
-
-
-def _secrets(target: HttpTarget) -> list[bytes]:
-    match target.auth:
-        case None:
-            return []
-        case BasicAuth(password=secret) | BearerAuth(token=secret):
-            sent = authorization(target.auth).partition(" ")[2]
-            return [text.encode() for text in (sent, secret) if text]
 
 
 def _retry_after(ending: Ending) -> timedelta | None:

@@ -9,6 +9,8 @@ from typing import assert_never
 import certifi
 import pycurl
 
+from gnomon.job.secret import revealed
+from gnomon.job.signing import signature_headers
 from gnomon.job.target import BasicAuth, BearerAuth, HttpTarget
 from gnomon.worker.executors import Call
 
@@ -71,8 +73,9 @@ def limit_time(curl: pycurl.Curl, deadline: Deadline) -> None:
 def header_lines(target: HttpTarget, call: Call, user_agent: str) -> list[bytes]:
     """The request's headers in libcurl's notation: "name:" takes away a default, "name;" sends an empty value."""
     headers = {name.lower(): (name, value) for name, value in _own_headers(target, user_agent).items()}
-    headers |= {name.lower(): (name, value) for name, value in target.headers.items()}
+    headers |= {name.lower(): (name, revealed(value)) for name, value in target.headers.items()}
     headers |= {name.lower(): (name, value) for name, value in call.headers().items()}
+    headers |= {name: (name, value) for name, value in _signature(target, call).items()}
     lines = [_header_line(name, value) for name, value in headers.values()]
     lines.append(b"Expect:")
     if "content-type" not in headers:
@@ -87,13 +90,30 @@ def _own_headers(target: HttpTarget, user_agent: str) -> dict[str, str]:
     return own
 
 
+def _signature(target: HttpTarget, call: Call) -> dict[str, str]:
+    """The id stays the same when the call is tried again; the time does not, or a late attempt would be too old."""
+    if not target.signing_secrets:
+        return {}
+    return signature_headers(
+        [*map(revealed, target.signing_secrets)],
+        message_id=str(call.execution_id),
+        timestamp=int(time.time()),
+        body=body_of(target),
+    )
+
+
+def body_of(target: HttpTarget) -> bytes:
+    """What is sent."""
+    return (target.body or "").encode()
+
+
 def authorization(auth: BasicAuth | BearerAuth) -> str:
     """The value of the Authorization header."""
     match auth:
         case BasicAuth():
-            return f"Basic {base64.b64encode(f'{auth.username}:{auth.password}'.encode()).decode()}"
+            return f"Basic {base64.b64encode(f'{auth.username}:{revealed(auth.password)}'.encode()).decode()}"
         case BearerAuth():
-            return f"Bearer {auth.token}"
+            return f"Bearer {revealed(auth.token)}"
         case _:
             assert_never(auth)
 
@@ -114,7 +134,7 @@ def _set_connection(curl: pycurl.Curl, call: Call) -> None:
 
 
 def _set_method(curl: pycurl.Curl, target: HttpTarget) -> None:
-    body = (target.body or "").encode()
+    body = body_of(target)
     if target.method == "HEAD":
         curl.setopt(pycurl.NOBODY, 1)
     elif body or target.method in WITH_CONTENT:

@@ -1,0 +1,46 @@
+"""`gnomon sealing`: the keys that credentials of jobs are sealed to."""
+
+import os
+from pathlib import Path
+
+from gnomon.job.errors import ConfigurationError
+from gnomon.sealing.keys import PrivateKey
+
+PUBLIC_FILE, PRIVATE_FILE = "sealing_public_keys", "sealing_private_keys"
+
+
+def add_pair(private: Path, public: Path) -> str:
+    """Writes a new pair of keys before those that are in the files, the private one first; returns its id.
+
+    Raises ConfigurationError.
+    """
+    key = PrivateKey.generate()
+    try:
+        _write(private, [key.reveal(), *_lines(private)], mode=0o400)
+        _write(public, [str(key.public), *_lines(public)], mode=0o444)
+    except OSError as error:
+        raise ConfigurationError(f"sealing keys can't be written: {error.filename}: {error.strerror}") from error
+    return key.public.id
+
+
+def ensure_pair(private: Path, public: Path) -> bool:
+    """Makes the first pair; True if it did. A public key that is missing is made from its private one."""
+    if not private.exists():
+        add_pair(private, public)
+        return True
+    if not public.exists():
+        _write(public, [str(PrivateKey.parse(line).public) for line in _lines(private)], mode=0o444)
+    return False
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="ascii").split() if path.exists() else []
+
+
+def _write(path: Path, lines: list[str], *, mode: int) -> None:
+    """All of it or nothing, and at no moment readable by others."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="ascii") as file:
+        os.fchmod(file.fileno(), mode)  # whatever the umask is
+        file.writelines(f"{line}\n" for line in lines)
+    draft.replace(path)
