@@ -12,8 +12,8 @@ FROM python:3.13.9-slim-trixie
 RUN python -m pip uninstall --yes --root-user-action ignore pip \
     && groupadd --gid 10001 gnomon \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin gnomon \
-    # A new volume mounted here takes over this owner.
-    && install --directory --owner 10001 --group 10001 --mode 0750 /secrets \
+    # New volumes mounted here take over these owners.
+    && install --directory --owner 10001 --group 10001 --mode 0750 /secrets /monitoring-secrets \
     && install --directory --owner 10001 --group 10001 --mode 0700 /worker-secrets \
     && printf '#!/bin/sh\nexec python -m gnomon.cli.main "$@"\n' >/usr/local/bin/gnomon \
     && chmod 0755 /usr/local/bin/gnomon

@@ -147,10 +147,13 @@ class Installation:
         self.secrets.mkdir()
         self.worker_secrets = folder / "worker-secrets"
         self.worker_secrets.mkdir()
+        self.monitoring = folder / "monitoring"
+        self.monitoring.mkdir()
         self.api_port, self.flower_port = free_port(), free_port()
         self._replaced = {
             "/secrets": str(self.secrets),
             "/worker-secrets": str(self.worker_secrets),
+            "/monitoring-secrets": str(self.monitoring),
             "postgres:5432": f"127.0.0.1:{postgres.port}",
             "0.0.0.0:8000": f"127.0.0.1:{self.api_port}",
             "--address=0.0.0.0 --port=5555": f"--address=127.0.0.1 --port={self.flower_port}",
@@ -339,6 +342,38 @@ def test_secrets_and_migration_change_nothing_the_second_time(installation: Inst
 def test_api_becomes_ready_and_stops(installation: Installation) -> None:
     with installation.running("api") as service:
         service.wait_until(lambda: status(f"http://127.0.0.1:{installation.api_port}/health/ready") == 200)
+
+
+def test_api_is_used_with_the_key_that_was_made_and_prometheus_has_one_of_its_own(installation: Installation) -> None:
+    url = f"http://127.0.0.1:{installation.api_port}/v1"
+    scrape = yaml.safe_load((ROOT / "config/prometheus/prometheus.yml").read_text())["scrape_configs"][0]
+    keys = {
+        "nobody": "",
+        "admin": installation.secret("admin_key"),
+        "prometheus": Path(installation.localized(scrape["authorization"]["credentials_file"])).read_text(),
+    }
+
+    def asked(who: str, path: str) -> int:
+        return requests.get(f"{url}/{path}", headers={"Authorization": f"Bearer {keys[who]}"}, timeout=5).status_code
+
+    with installation.running("api") as service:
+        service.wait_until(lambda: status(f"{url}/health/ready") == 200)
+        answers = {(who, path): asked(who, path) for who in keys for path in ("jobs", "metrics")}
+    assert answers == {
+        ("nobody", "jobs"): 401,
+        ("nobody", "metrics"): 401,
+        ("admin", "jobs"): 200,
+        ("admin", "metrics"): 200,
+        ("prometheus", "jobs"): 403,
+        ("prometheus", "metrics"): 200,
+    }
+    assert not [key for key in keys.values() if key and key in service.text]
+
+
+def test_prometheus_sees_no_secret_but_its_key() -> None:
+    mounts = {name: [mount.split(":")[0] for mount in service.get("volumes", [])] for name, service in SERVICES.items()}
+    assert [name for name in mounts if "monitoring-secrets" in mounts[name]] == ["secrets", "api", "prometheus"]
+    assert "secrets" not in mounts["prometheus"]
 
 
 def test_workers_of_handlers_are_started_on_request_only() -> None:

@@ -87,8 +87,17 @@ def _serve(database_url: str, port: int, threads: int) -> None:
     from flask import Flask, Response, request
     from support.world import World
 
+    from gnomon.api.access import Access, Open, needs
     from gnomon.api.app import create_app
+    from gnomon.api.keyring import Keyring
     from gnomon.api.server import serve
+    from gnomon.storage.postgres.api_keys import PostgresKeyStore
+
+    class _NoKeys(PostgresKeyStore):
+        """Some of its databases have no tables."""
+
+        def any_made(self) -> bool:
+            return False
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
 
@@ -100,21 +109,25 @@ def _serve(database_url: str, port: int, threads: int) -> None:
             history=world.history,
             instances=world.instances,
             catalog=world.catalog,
+            access=Access(keyring=Keyring(_NoKeys(world.engine)), open_without_keys=True, names=["a"]),
             ready=lambda: None,
             version="1",
         )
 
         @app.get("/slow")
+        @needs(Open.TO_ALL)
         def slow() -> str:
             logging.info(_UNDER_WAY)
             time.sleep(float(request.args["seconds"]))
             return "late"
 
         @app.get("/large")
+        @needs(Open.TO_ALL)
         def large() -> Response:
             return Response(b"x" * 2**26)
 
         @app.get("/parent")
+        @needs(Open.TO_ALL)
         def parent() -> str:
             return f"{os.getppid()}"
 

@@ -6,7 +6,9 @@ from typing import Any
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from gnomon.api.access import Access
 from gnomon.api.app import create_app
+from gnomon.api.keyring import Keyring
 from gnomon.storage.postgres.migrate import require_latest
 from support.world import World
 
@@ -26,14 +28,17 @@ PRINTED = {
 HOURLY = {"type": "HTTP", "cron_schedule": "@hourly", "http_job": {"url": "https://example.com/"}}
 
 
-def make_client(world: World, *, ready: Callable[[], None] | None = None, version: str = "1.2.3") -> FlaskClient:
-    """A client of an app over this world."""
+def make_client(
+    world: World, *, ready: Callable[[], None] | None = None, version: str = "1.2.3", **access: Any
+) -> FlaskClient:
+    """A client of an app over this world, which it may ask without a key."""
     app = create_app(
         service=world.service,
         repeats=world.repeats,
         history=world.history,
         instances=world.instances,
         catalog=world.catalog,
+        access=Access(**{"keyring": Keyring(world.keys), "open_without_keys": True, **access}),
         ready=ready or (lambda: require_latest(world.engine)),
         version=version,
     )

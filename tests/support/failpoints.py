@@ -42,6 +42,7 @@ from gnomon.job.ports import (
     HousekeepingStore,
     InstanceStore,
     JobStore,
+    KeyStore,
     PlanBatch,
     RepeatStore,
     RunStore,
@@ -248,6 +249,7 @@ WITHOUT_POINTS: Mapping[type, set[str]] = {
     },
     InstanceStore: {"beat", "leave", "list", "leader"},
     Catalog: {"handler", "handlers", "retry_strategies"},
+    KeyStore: {"add", "ensure", "find", "list", "revoke", "used", "any_made"},
     Waker: {"wait", "wake"},
 }
 

@@ -22,6 +22,7 @@ from gnomon.job.ports import (
 from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
 from gnomon.scheduler.dispatch import plan_batch
+from gnomon.storage.postgres.api_keys import PostgresKeyStore
 from gnomon.storage.postgres.dispatch import PostgresDispatchStore
 from gnomon.storage.postgres.engine import create_engine
 from gnomon.storage.postgres.executions import PostgresExecutionStore
@@ -83,6 +84,7 @@ class World(Scene):
         self.instances = PostgresInstanceStore(self.engine)
         self.housekeeping = PostgresHousekeepingStore(self.engine)
         self.catalog = PostgresCatalog(self.engine)
+        self.keys = PostgresKeyStore(self.engine)
         self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history, catalog=self.catalog, seal=SEAL)
         self.repeats = Repeats(PostgresRepeatStore(self.engine))
         self.dispatch = self.scheduler()

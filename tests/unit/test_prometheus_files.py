@@ -34,7 +34,11 @@ def test_configuration_scrapes_the_api_and_reads_rules_that_exist() -> None:
     assert set(config["global"]) <= {"scrape_interval", "scrape_timeout", "evaluation_interval", "external_labels"}
     assert all((FOLDER / name).is_file() for name in config["rule_files"])
     (scrape,) = config["scrape_configs"]
-    assert scrape == {"job_name": "gnomon", "static_configs": [{"targets": ["api:8000"]}]}
+    assert scrape == {
+        "job_name": "gnomon",
+        "authorization": {"credentials_file": "/monitoring-secrets/metrics_key"},
+        "static_configs": [{"targets": ["api:8000"]}],
+    }
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])

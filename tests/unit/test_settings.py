@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gnomon.job.api_key import make_key
 from gnomon.job.errors import ConfigurationError
 from gnomon.settings import Explained, Setting, Settings, declared, explain, load_settings
 from gnomon.settings.database_url import driver_url
@@ -13,6 +14,7 @@ from gnomon.settings.kinds import parse_size
 from gnomon.settings.sources import format_duration, parse_duration
 
 SECRET = "s3cret-canary"
+KEY = make_key()
 
 
 def explained(settings: Settings, name: str) -> Explained:
@@ -49,6 +51,9 @@ def test_every_setting_reads_its_default_from_file_environment_and_flag(file: Pa
         "db.url": "postgresql://db.example/x",
         "cache.url": "redis://x",
         "worker.handlers": "reports.daily, mails",
+        "auth.admin_key": KEY.text,
+        "auth.metrics_key": KEY.text,
+        "auth.names": "gnomon.internal, gnomon",
     }
     default = explained(load_settings({}, {}), setting.name).default or examples.get(setting.name, "10.0.0.0/8")
     file.write_text(f"{section}:\n  {key}: {default}\n")
@@ -89,6 +94,8 @@ def test_other_texts_are_no_durations(text: str) -> None:
         ("scheduler_max_job_lock_time", "10ms", "a duration from 1s to 1h"),
         ("worker_queues", "", "names of letters"),
         ("egress_allow", "10.0.0.1/8", "networks such as 10.0.0.0/8"),
+        ("web_trusted_proxies", "proxy.example", "addresses and networks"),
+        ("auth_names", "http://gnomon.example", "host names"),
         ("log_level", "LOUD", "DEBUG, INFO, WARNING or ERROR"),
         ("db_disable_tls", "perhaps", "true or false"),
     ],
@@ -301,3 +308,13 @@ def test_worker_of_handlers_needs_their_modules(queue: str) -> None:
     with pytest.raises(ConfigurationError, match=r"needs worker\.handlers"):
         load_settings({"worker_queues": queue}, {})
     assert load_settings({"worker_queues": queue, "worker_handlers": "a.b"}, {}).worker.handlers == ("a.b",)
+
+
+def test_key_of_a_setting_is_shown_nowhere_and_a_mistyped_one_is_refused_without_being_quoted() -> None:
+    settings = load_settings({}, {"SCHEDULER_AUTH_ADMIN_KEY": KEY.text})
+    assert explained(settings, "auth.admin_key").value == "***"
+    assert KEY.secret not in repr(settings)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({}, {"SCHEDULER_AUTH_ADMIN_KEY": KEY.text[:-1]})
+    assert "auth.admin_key: the value from SCHEDULER_AUTH_ADMIN_KEY is not valid" in str(caught.value)
+    assert KEY.secret[:20] not in str(caught.value)

@@ -6,6 +6,7 @@ from typing import Any
 from flask import Flask, Response
 
 from gnomon.api import actions, docs, executions, fleet, health, jobs, metrics, openapi, problems, request_ids
+from gnomon.api.access import Access, Guarded
 from gnomon.api.context import Context
 from gnomon.api.routes import Document
 from gnomon.job.ports import Catalog, HistoryStore, InstanceStore
@@ -33,6 +34,7 @@ def create_app(
     history: HistoryStore,
     instances: InstanceStore,
     catalog: Catalog,
+    access: Access,
     ready: Callable[[], None],
     version: str,
     max_body_bytes: int = 262_144,
@@ -41,7 +43,7 @@ def create_app(
 
     Make it after the fork: what it is handed holds connections.
     """
-    app = Flask(__name__, static_folder=None)
+    app = Guarded(__name__, static_folder=None)
     app.config.update(
         MAX_CONTENT_LENGTH=max_body_bytes,
         PROPAGATE_EXCEPTIONS=False,  # an error is a problem for the client, also under test
@@ -55,6 +57,7 @@ def create_app(
     request_ids.register(app)
     problems.register(app)
     metrics.install(app, history, instances)
+    access.install(app)
     app.extensions["openapi"] = _register_routes(app, version)
     return app
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from flask import Blueprint, Response, current_app, jsonify, redirect, send_from_directory
 from werkzeug.wrappers import Response as BaseResponse
 
+from gnomon.api.access import Open, needs
+
 STATIC = Path(__file__).with_name("static")
 # Swagger UI writes style attributes, and its images are data.
 POLICY = (
@@ -32,6 +34,7 @@ routes = Blueprint("docs", __name__)
 
 
 @routes.get("/")
+@needs(Open.TO_ALL)
 def root() -> BaseResponse:
     """Leads to what a person can read."""
     return redirect("/docs")
@@ -39,18 +42,21 @@ def root() -> BaseResponse:
 
 @routes.get("/openapi.json")
 @routes.get("/v1/openapi.json")
+@needs(Open.TO_ALL)
 def document() -> Response:
     """The OpenAPI document."""
     return jsonify(current_app.extensions["openapi"])
 
 
 @routes.get("/docs")
+@needs(Open.TO_ALL)
 def page() -> Response:
     """Swagger UI."""
     return Response(PAGE, mimetype="text/html", headers={"Content-Security-Policy": POLICY})
 
 
 @routes.get("/docs/static/<path:name>")
+@needs(Open.TO_ALL)
 def static(name: str) -> Response:
     """A file of Swagger UI."""
     return send_from_directory(STATIC, name, max_age=3600)

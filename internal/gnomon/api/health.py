@@ -1,5 +1,6 @@
 """Whether this process lives, and whether it can serve."""
 
+from gnomon.api.access import Open
 from gnomon.api.context import context
 from gnomon.api.routes import Routes
 from gnomon.api.schemas.health import Health, Version
@@ -7,7 +8,7 @@ from gnomon.api.schemas.health import Health, Version
 routes = Routes("health", __name__, description="For probes and load balancers")
 
 
-@routes.route("/health/live")
+@routes.route("/health/live", role=Open.TO_ALL)
 @routes.response(200, Health)
 def get_liveness() -> dict[str, str]:
     """Say that the process answers.
@@ -17,14 +18,14 @@ def get_liveness() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@routes.route("/health/ready")
+@routes.route("/health/ready", role=Open.TO_ALL)
 @routes.response(200, Health)
 def get_readiness() -> dict[str, str]:
     """Say that requests can be served; 503 otherwise."""
     return _ready()
 
 
-@routes.route("/health")
+@routes.route("/health", role=Open.TO_ALL)
 @routes.response(200, Health)
 def get_health() -> dict[str, str]:
     """The same as /health/ready."""

@@ -12,10 +12,13 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from prometheus_flask_exporter import PrometheusMetrics
 
+from gnomon.api.access import needs
 from gnomon.job.errors import Unavailable
-from gnomon.job.instance import Instance, Role
+from gnomon.job.instance import Instance
+from gnomon.job.instance import Role as Process
 from gnomon.job.model import State
 from gnomon.job.ports import DURATION_BUCKETS, HistoryStore, InstanceStore, Tally
+from gnomon.job.principal import Role
 from gnomon.job.target import METHODS, AmqpTarget, HttpTarget
 
 log = logging.getLogger(__name__)
@@ -65,6 +68,7 @@ def install(app: Flask, history: HistoryStore, instances: InstanceStore) -> None
     exporter = PrometheusMetrics(app=None, path=None, group_by=route, defaults_prefix="gnomon", registry=registry)
     exporter.init_app(app)
 
+    @needs(Role.METRICS)
     def metrics() -> Response:
         # The format is not negotiated: OpenMetrics allows no jobs_started beside jobs_started_total.
         return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
@@ -117,6 +121,6 @@ def _durations(tallies: Sequence[Tally], kinds: Sequence[str]) -> Metric:
 
 def _living(instances: Sequence[Instance]) -> Metric:
     gauge = GaugeMetricFamily("gnomon_instances", "Processes that live", labels=["role"])
-    for role in Role:
+    for role in Process:
         gauge.add_metric([role.value], sum(instance.alive for instance in instances if instance.role is role))
     return gauge

@@ -48,10 +48,15 @@ ERRORS: Mapping[int, tuple[str, str, str, tuple[str, ...]]] = {
     401: (
         "Unauthenticated",
         "A key is needed, and none that is valid was given.",
-        "this takes a key",
+        "this needs a key, sent as Authorization: Bearer gnm_…; `gnomon keys create` makes one",
         ("WWW-Authenticate",),
     ),
-    403: ("Forbidden", "The key's role does not allow this.", "this takes a key of the role write", ()),
+    403: (
+        "Forbidden",
+        "The key's role does not allow this.",
+        "this needs a key with the role write; that of 'viewer' has the role read",
+        (),
+    ),
     404: ("NotFound", "There is no such job or execution.", "no job is named 'nightly-backup'", ()),
     408: ("TooSlow", "The body did not arrive in time.", "the request did not arrive in time", ()),
     409: ("Conflict", "The request does not fit the present state.", "another job is named 'nightly-backup'", ()),

@@ -10,12 +10,15 @@ from flask import Request
 from gunicorn.http.errors import ParseException
 from webargs.flaskparser import FlaskParser
 
+from gnomon.api.access import Needed, Open, needs
+from gnomon.api.openapi import OPEN
 from gnomon.api.problems import DETAILS, Refused
 from gnomon.api.schemas.explain import MAX_ERRORS, explain
 from gnomon.api.schemas.jobs import doubled_aliases
 from gnomon.api.schemas.problems import Problem
 from gnomon.api.strict_json import MalformedJson, parse, unfit_values
 from gnomon.job.errors import FieldError, InvalidJob
+from gnomon.job.principal import Role
 
 View = TypeVar("View", bound=Callable[..., Any])
 Params = ParamSpec("Params")
@@ -53,10 +56,15 @@ class Routes(flask_smorest.Blueprint):  # type: ignore[misc]
 
     ARGUMENTS_PARSER = StrictParser()
 
-    def route(self, rule: str, **options: Any) -> Callable[[View], View]:
-        """Serves the view at the rule, and documents it as the operation of the view's name."""
-        decorate: Callable[[View], View] = super().route(rule, **options)
-        return lambda view: decorate(self.doc(operationId=view.__name__)(view))
+    def route(self, rule: str, *, role: Needed | None = None, **options: Any) -> Callable[[View], View]:
+        """Serves the view at the rule to whoever has the role: read for GET, else write.
+
+        It is documented as the operation of the view's name.
+        """
+        needed = role or (Role.READ if set(options.get("methods", ["GET"])) == {"GET"} else Role.WRITE)
+        serve: Callable[[View], View] = super().route(rule, **options)
+        marks = {OPEN: True} if needed is Open.TO_ALL else {}
+        return lambda view: serve(self.doc(operationId=view.__name__, **marks)(needs(needed)(view)))
 
     def arguments(self, schema: Any, **options: Any) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
         """Hands the body (or the query, with location="query") to the view as its first argument."""

@@ -2,21 +2,29 @@
 
 import logging
 from contextlib import ExitStack
+from ipaddress import ip_network
 
 from flask import Flask
+from sqlalchemy import Engine
 
 from gnomon import __version__
+from gnomon.api.access import Access
+from gnomon.api.addresses import is_loopback
 from gnomon.api.app import create_app
+from gnomon.api.keyring import Keyring
 from gnomon.api.server import serve
 from gnomon.bootstrap.database import open_engine
 from gnomon.bootstrap.instances import identity_of
+from gnomon.bootstrap.keys import keys_of_settings, open_keys
 from gnomon.bootstrap.logs import start_logging
 from gnomon.bootstrap.sealing import seal_with
+from gnomon.job.errors import ConfigurationError, Unavailable
 from gnomon.job.instance import Role
 from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
 from gnomon.process.heartbeat import Heartbeat
 from gnomon.settings import Settings
+from gnomon.storage.postgres.api_keys import PostgresKeyStore
 from gnomon.storage.postgres.history import PostgresHistoryStore
 from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
@@ -35,14 +43,15 @@ def run(settings: Settings) -> int:
     start_logging(settings, role="api")
     open_engine(settings)  # a wrong address ends the start
     seal_with(settings)
-    host, _, port = settings.web.api_host.rpartition(":")
+    _refuse_to_be_open(settings)
+    host, port = _listens_at(settings)
     ends = ExitStack()
     log.info("api listens on http://%s", settings.web.api_host)
     serve(
         lambda: _make_app(settings, ends),
         on_end=ends.close,
-        host=host.strip("[]"),
-        port=int(port),
+        host=host,
+        port=port,
         threads=settings.web.threads,
         read_timeout=settings.web.read_timeout,
         write_timeout=settings.web.write_timeout,
@@ -71,6 +80,47 @@ def _make_app(settings: Settings, ends: ExitStack) -> Flask:
         history=history,
         instances=instances,
         catalog=PostgresCatalog(engine),
+        access=_access(settings, engine),
         ready=lambda: require_latest(engine),
         version=__version__,
     )
+
+
+def _access(settings: Settings, engine: Engine) -> Access:
+    host, _ = _listens_at(settings)
+    return Access(
+        keyring=Keyring(PostgresKeyStore(engine), brought=keys_of_settings(settings)),
+        open_without_keys=is_loopback(host) or settings.auth.insecure,
+        names=settings.auth.names,
+        metrics_public=settings.auth.metrics_public,
+        trusted_proxies=[ip_network(proxy) for proxy in settings.web.trusted_proxies],
+    )
+
+
+def _refuse_to_be_open(settings: Settings) -> None:
+    """Raises ConfigurationError where nobody has a key and others than this machine could ask.
+
+    Where the database does not say whether somebody has one, nobody is let in until it does.
+    """
+    host, _ = _listens_at(settings)
+    if is_loopback(host) or settings.auth.admin_key is not None:
+        return
+    if settings.auth.insecure:
+        log.warning("auth.insecure: as long as there are no keys, whoever reaches %s may do everything", host)
+        return
+    try:
+        with open_keys(settings) as store:
+            held = any(key.state == "active" for key in store.list())
+    except Unavailable as error:
+        log.info("nobody is let in before the database says who has a key: %s", error)
+        return
+    if not held:
+        raise ConfigurationError(
+            f"web.api_host {settings.web.api_host} is beyond loopback, and nobody has a key: make one with "
+            "`gnomon keys create NAME --role admin`, set auth.admin_key, or say --auth-insecure"
+        )
+
+
+def _listens_at(settings: Settings) -> tuple[str, int]:
+    host, _, port = settings.web.api_host.rpartition(":")
+    return host.strip("[]"), int(port)

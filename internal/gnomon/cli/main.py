@@ -128,16 +128,18 @@ def migrate(**flags: object) -> None:
 @gnomon.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("workers_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def secrets(folder: Path, workers_folder: Path) -> None:
-    """Write the random passwords of the compose file to FOLDER.
+@click.argument("monitoring_folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def secrets(folder: Path, workers_folder: Path, monitoring_folder: Path) -> None:
+    """Write the random passwords and keys of the compose file to FOLDER.
 
-    And the key that opens credentials of jobs to WORKERS_FOLDER, which nobody but workers may read. What is there
-    already is kept.
+    And the key that opens credentials of jobs to WORKERS_FOLDER, which nobody but workers may read, and that for
+    /metrics to MONITORING_FOLDER. What is there already is kept.
     """
     from gnomon.cli.secrets import write_secrets
 
-    made = write_secrets(folder, workers_folder)
-    click.echo(f"made in {folder}: {', '.join(made)}" if made else f"{folder} has all passwords; nothing changed")
+    made = write_secrets(folder, workers_folder, monitoring_folder)
+    click.echo(f"made in {folder}: {', '.join(made)}" if made else f"{folder} has all of them; nothing changed")
+    click.echo(f"the key to use the API with is in {folder / 'admin_key'}")
 
 
 @gnomon.command()
@@ -172,17 +174,64 @@ def generate(private_file: Path, public_file: Path) -> None:
     click.echo(f"added the key {add_pair(private_file, public_file)}")
 
 
-@gnomon.group()
-def config() -> None:
-    """Show and check settings."""
-
-
 _FORMS = click.option(
     "-o",
     "--output",
     type=click.Choice(["table", "json", "yaml"]),
     help="Form of the answer; a table on a terminal, JSON elsewhere.",
 )
+
+
+@gnomon.group()
+def keys() -> None:
+    """Say who may ask the API."""
+
+
+@keys.command(cls=SettingsCommand)
+@click.argument("name")
+@click.option("--role", type=click.Choice(["metrics", "read", "write", "admin"]), required=True, help="What it allows.")
+@click.option("--expires", metavar="WHEN", help="After 90d, 12h, or at a moment such as 2030-01-31T00:00:00Z.")
+def create(name: str, role: str, expires: str | None, **flags: object) -> None:
+    """Make a key, and print it.
+
+    It is printed this once: what is stored of it can't be turned back. From the first key on, the API lets in nobody
+    without one.
+    """
+    from gnomon.cli import keys as command
+    from gnomon.settings import load_settings
+
+    text, stored = command.create(load_settings(flags), name=name, role=role, expires=expires)
+    click.echo(text)
+    click.echo(f"key {stored.id} ({stored.name}) has the role {stored.role}; it is not shown again", err=True)
+
+
+@keys.command("list", cls=SettingsCommand)
+@_FORMS
+def list_keys(output: "Form | None", **flags: object) -> None:
+    """Show all keys: whose they are, what they allow, when they were last used."""
+    from gnomon.cli import keys as command
+    from gnomon.settings import load_settings
+
+    click.echo(command.listed(load_settings(flags), output))
+
+
+@keys.command(cls=SettingsCommand)
+@click.argument("key")
+def revoke(key: str, **flags: object) -> None:
+    """Revoke KEY, given by its id or its name.
+
+    Within two seconds no API process lets it in any more.
+    """
+    from gnomon.cli import keys as command
+    from gnomon.settings import load_settings
+
+    revoked = command.revoke(load_settings(flags), key)
+    click.echo(f"key {revoked.id} ({revoked.name}) is revoked", err=True)
+
+
+@gnomon.group()
+def config() -> None:
+    """Show and check settings."""
 
 
 @config.command(cls=SettingsCommand)

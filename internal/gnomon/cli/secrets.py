@@ -2,23 +2,27 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from gnomon.cli.sealing import PRIVATE_FILE, PUBLIC_FILE, ensure_pair
+from gnomon.job.api_key import make_key
 from gnomon.job.errors import ConfigurationError
 
 USER = "gnomon"
 _PASSWORDS = ("postgres_password", "redis_password", "rabbitmq_password", "flower_password")
 
 
-def write_secrets(folder: Path, workers_folder: Path) -> list[str]:
+def write_secrets(folder: Path, workers_folder: Path, monitoring_folder: Path) -> list[str]:
     """Writes what is missing in `folder`, and returns the names of the passwords and keys it made.
 
-    A password that exists is kept; the files that contain it are made again. The private sealing key goes to
-    `workers_folder`. Raises ConfigurationError.
+    What exists is kept; the files that contain a password are made again. The private sealing key goes to
+    `workers_folder`, and the key for /metrics to `monitoring_folder`. Raises ConfigurationError.
     """
+    wanted: dict[Path, Callable[[], str]] = {folder / name: _password for name in _PASSWORDS}
+    wanted |= {folder / "admin_key": _api_key, monitoring_folder / "metrics_key": _api_key}
     try:
-        made = [name for name in _PASSWORDS if _make_password(folder / name)]
+        made = [path.name for path, make in wanted.items() if _write_new(path, make)]
         passwords = {name: (folder / name).read_text(encoding="ascii") for name in _PASSWORDS}
         for name, text in _derived(passwords).items():
             _write(folder / name, text)
@@ -41,10 +45,18 @@ def _derived(passwords: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _make_password(path: Path) -> bool:
+def _password() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _api_key() -> str:
+    return make_key().text
+
+
+def _write_new(path: Path, make: Callable[[], str]) -> bool:
     if path.exists():
         return False
-    _write(path, secrets.token_urlsafe(32))
+    _write(path, make())
     return True
 
 

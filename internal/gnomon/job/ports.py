@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
+from gnomon.job.api_key import ApiKey, NewKey
 from gnomon.job.handlers import HandlerInfo, HandlerSpec
 from gnomon.job.instance import Identity, Instance
 from gnomon.job.model import Action, Definition, Execution, Job, JobStatus, State, Trigger
@@ -555,6 +556,31 @@ class HousekeepingStore(Protocol):
 
         What they counted is kept, as the count of nobody: sums of tallies never fall.
         """
+
+
+class KeyStore(Protocol):
+    """API keys. They are never removed, so that the audit trail can name whoever held one."""
+
+    def add(self, key: NewKey) -> ApiKey:
+        """Raises NameTaken while another key that is not revoked bears the name."""
+
+    def ensure(self, key: NewKey) -> None:
+        """Adds the key unless it is there, be it revoked or expired; another one of the name is then revoked."""
+
+    def find(self, key_id: str) -> ApiKey | None:
+        """None for a key that never was."""
+
+    def list(self) -> Sequence[ApiKey]:
+        """All of them, revoked and expired ones too, the oldest first."""
+
+    def revoke(self, reference: str, *, by: str) -> ApiKey:
+        """By the id, or by the name of a key that is not revoked. A second time changes nothing. Raises NotFound."""
+
+    def used(self, key_id: str) -> None:
+        """Notes that it was used just now, to within a minute."""
+
+    def any_made(self) -> bool:
+        """Whether there ever was a key."""
 
 
 class Waker(Protocol):

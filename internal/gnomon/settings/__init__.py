@@ -26,6 +26,7 @@ from gnomon.settings.database_url import address_of, driver_url
 from gnomon.settings.kinds import (
     Address,
     Age,
+    ApiKeyText,
     BrokerUrl,
     CacheUrl,
     Count,
@@ -34,12 +35,14 @@ from gnomon.settings.kinds import (
     Expects,
     Few,
     Format,
+    Hosts,
     Lease,
     Level,
     Many,
     Modules,
     Names,
     Networks,
+    Proxies,
     Secret,
     SecretKeys,
     Size,
@@ -76,6 +79,29 @@ class Web(Section):
         default=timedelta(seconds=20), description="how long requests under way may take to end when the API is stopped"
     )
     threads: Threads = Field(default=8, description="requests answered at once by one API process")
+    trusted_proxies: Proxies = Field(
+        default=(), description="proxies that are believed, in X-Forwarded-For, from where a request comes"
+    )
+
+
+class Auth(Section):
+    """Who may ask the API."""
+
+    admin_key: ApiKeyText | None = Field(
+        default=None,
+        description="a key with the role admin that the API adds when it starts; it takes the place of the one before",
+    )
+    metrics_key: ApiKeyText | None = Field(default=None, description="the same with the role metrics, for Prometheus")
+    metrics_public: Switch = Field(default=False, description="answer /metrics to everybody")
+    insecure: Switch = Field(
+        default=False,
+        description="listen beyond loopback although there are no keys: whoever reaches the API may do everything, "
+        "until the first key is made",
+    )
+    names: Hosts = Field(
+        default=(),
+        description="host names by which the API may be asked while there are no keys, beside localhost and addresses",
+    )
 
 
 class Database(Section):
@@ -246,6 +272,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=sources.PREFIX)
 
     web: Web = Web()
+    auth: Auth = Auth()
     db: Database = Database()
     queue: Queue = Queue()
     cache: Cache = Cache()
@@ -457,7 +484,8 @@ def shown(value: object) -> str:
         case timedelta():
             return sources.format_duration(value)
         case SecretStr():
-            return _masked(value.get_secret_value())
+            text = value.get_secret_value()
+            return _masked(text) if "://" in text else "***"
         case tuple():
             return ", ".join(str(item) for item in value)
         case _:

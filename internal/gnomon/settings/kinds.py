@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from gnomon.job.api_key import read_key
 from gnomon.settings.sources import parse_duration
 
 
@@ -75,6 +76,17 @@ def _check_scheme(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_proxy(item: str) -> str:
+    ipaddress.ip_network(item)
+    return item
+
+
+def _check_key(text: SecretStr) -> SecretStr:
+    if read_key(text.get_secret_value().strip()) is None:
+        raise ValueError("not a key")
+    return text
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(_read_duration),
@@ -122,10 +134,21 @@ Networks = Annotated[
     BeforeValidator(_read_list),
     Expects("networks such as 10.0.0.0/8 and host names, separated by commas"),
 ]
+Proxies = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_proxy)], ...],
+    BeforeValidator(_read_list),
+    Expects("addresses and networks such as 10.0.0.0/8, separated by commas"),
+]
+Hosts = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]{1,253}$")], ...],
+    BeforeValidator(_read_list),
+    Expects("host names in small letters, separated by commas"),
+]
 Secret = Annotated[SecretStr, Expects("text")]
 SecretKeys = Annotated[
     SecretStr, Expects("keys, separated by commas or white space; `gnomon sealing generate` makes them")
 ]
+ApiKeyText = Annotated[SecretStr, AfterValidator(_check_key), Expects("a key as `gnomon keys create` prints it")]
 DatabaseUrl = Annotated[
     SecretStr,
     _check_scheme("postgresql", "postgres", "postgresql+psycopg2"),

@@ -221,6 +221,24 @@ idempotency_keys = Table(
     Index("idempotency_keys_resource", "resource_id"),
 )
 
+# Who may ask. `digest` fits one key, its role and its expiry. Rows stay: the audit trail refers to them.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("created_at", Instant, nullable=False, server_default=text("now()")),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", Instant),
+    Column("revoked_at", Instant),
+    Column("revoked_by", Text),
+    Column("last_used_at", Instant),
+    CheckConstraint("role in ('metrics', 'read', 'write', 'admin')", name="api_keys_role"),
+    Index("api_keys_name", "name", unique=True, postgresql_where=text("revoked_at is null")),
+)
+
 # The processes that take part. `handlers` and `retry_strategies` are the names that each announces.
 instances = Table(
     "instances",

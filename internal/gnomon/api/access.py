@@ -1,0 +1,211 @@
+"""Who may ask for what. Every route says which role it needs; a route that does not can't be registered.
+
+Who has no key can't tell a route that exists from one that does not: all of it is refused before anything is looked at.
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from http import HTTPStatus
+from typing import Any, Literal, TypeVar
+
+from flask import Flask, Request, current_app, g, has_request_context, request
+
+from gnomon.api.addresses import FORWARDED, Network, block_of, client_address, is_own_name, is_same_origin
+from gnomon.api.keyring import Keyring
+from gnomon.api.problems import Refused
+from gnomon.api.throttle import Throttle
+from gnomon.job.api_key import ApiKey, Key, read_key
+from gnomon.job.errors import Unavailable
+from gnomon.job.principal import ANONYMOUS, Principal, Role
+
+log = logging.getLogger(__name__)
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+NEEDS = "needs"
+FAILURES = 10
+FAILURES_WITHIN_SECONDS = 60.0
+MISSING = "this needs a key, sent as Authorization: Bearer gnm_…; `gnomon keys create` makes one"
+MALFORMED = "what was sent as Authorization is no key, or not all of one; it is sent as Authorization: Bearer gnm_…"
+UNKNOWN = "nobody has this key"
+MAKE_ONE = "; make a key with `gnomon keys create` and send it"
+
+
+class Open(Enum):
+    """For routes that need no key."""
+
+    TO_ALL = "open"
+
+
+Needed = Role | Literal[Open.TO_ALL]
+
+
+def needs(needed: Needed) -> Callable[[View], View]:
+    """Says which role the view needs, whatever the method."""
+
+    def decorate(view: View) -> View:
+        vars(view)[NEEDS] = needed
+        return view
+
+    return decorate
+
+
+class Guarded(Flask):
+    """An app all of whose routes say which role they need, however they come to be registered."""
+
+    def add_url_rule(
+        self, rule: str, endpoint: str | None = None, view_func: Any = None, *more: Any, **options: Any
+    ) -> None:
+        """Raises TypeError for a view that does not say so."""
+        if view_func is None or NEEDS not in vars(view_func):
+            raise TypeError(f"{rule} does not say which role it needs: decorate its view with gnomon.api.access.needs")
+        super().add_url_rule(rule, endpoint, view_func, *more, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """Whom the API lets in.
+
+    `open_without_keys`: while there never was a key, everybody is an anonymous admin who asks from this machine, or by
+    one of `names`. `trusted_proxies` are believed when they say for whom they ask.
+    """
+
+    keyring: Keyring
+    open_without_keys: bool
+    names: Sequence[str] = ()
+    metrics_public: bool = False
+    trusted_proxies: Sequence[Network] = ()
+    failures: Throttle = field(default_factory=lambda: Throttle(FAILURES, FAILURES_WITHIN_SECONDS))
+    _said: threading.Event = field(default_factory=threading.Event, init=False)
+
+    def install(self, app: Flask) -> None:
+        """Asks everybody, before each request to this app."""
+        app.before_request(self._admit)
+
+    def address_of(self, asked: Request) -> str:
+        """The client's."""
+        return client_address(asked.remote_addr or "", asked.headers.get("X-Forwarded-For", ""), self.trusted_proxies)
+
+    def _admit(self) -> None:
+        g.address = self.address_of(request)
+        needed = _needed_now()
+        if needed is Open.TO_ALL or (needed is Role.METRICS and self.metrics_public):
+            return
+        g.principal = asking = self._principal(needed)
+        if not asking.role.includes(needed):
+            raise Refused(
+                HTTPStatus.FORBIDDEN,
+                f"this needs a key with the role {needed}; that of {asking.name!r} has the role {asking.role}",
+            )
+
+    def _principal(self, needed: Role) -> Principal:
+        if not self._any_made(needed):
+            return self._anonymous()
+        text = _bearer()
+        if text is None:
+            raise _unauthorized(MISSING)
+        key = read_key(text)
+        self._check_failures(key)
+        stored = None if key is None else self._find(key, needed)
+        if stored is not None and stored.state == "active":
+            return stored.principal
+        self._count_failure(key)
+        detail = MALFORMED if key is None else UNKNOWN if stored is None else f"this key is {stored.state}"
+        raise _unauthorized(detail, invalid=True)
+
+    def _any_made(self, needed: Role) -> bool:
+        """Metrics are answered also while the database is away, as it was before: they tell that it is."""
+        try:
+            return self.keyring.any_made()
+        except Unavailable:
+            if needed is Role.METRICS and self.keyring.none_made_last_time:
+                return False
+            raise
+
+    def _find(self, key: Key, needed: Role) -> ApiKey | None:
+        try:
+            return self.keyring.find(key)
+        except Unavailable:
+            if needed is Role.METRICS and (known := self.keyring.remembered(key)) is not None:
+                return known
+            raise
+
+    def _anonymous(self) -> Principal:
+        """Everybody on this machine, but no page that a browser on it has opened."""
+        if not self.open_without_keys:
+            self._say_that_nobody_is_let_in()
+            raise _unauthorized(MISSING)
+        if any(name in request.headers for name in FORWARDED):
+            raise Refused(HTTPStatus.FORBIDDEN, "a proxy passed this on, and without keys it is not" + MAKE_ONE)
+        if not is_own_name(request.host, self.names):
+            raise Refused(HTTPStatus.FORBIDDEN, "this was sent to a name that is not this machine's own" + MAKE_ONE)
+        origin = request.headers.get("Origin")
+        if origin is not None and not is_same_origin(origin, request.host):
+            raise Refused(HTTPStatus.FORBIDDEN, "this was sent by a page of another origin" + MAKE_ONE)
+        return ANONYMOUS
+
+    def _say_that_nobody_is_let_in(self) -> None:
+        if not self._said.is_set():
+            self._said.set()
+            log.error(
+                "there are no keys and this API is not for this machine only: nobody is let in; see `gnomon keys`"
+            )
+
+    def _check_failures(self, key: Key | None) -> None:
+        """Whoever failed too often from here is not looked up any more; keys that hold are known already."""
+        wait = self.failures.wait(block_of(g.address))
+        if wait and (key is None or self.keyring.remembered(key) is None):
+            raise _too_many(wait)
+
+    def _count_failure(self, key: Key | None) -> None:
+        """By address, and by the key's id: the right key itself is let in however often others guess."""
+        self.failures.failed(block_of(g.address))
+        if key is not None:
+            wait = self.failures.wait(key.id)
+            self.failures.failed(key.id)
+            if wait:
+                raise _too_many(wait)
+
+
+def principal() -> Principal | None:
+    """Who sent the present request; None where nobody was asked."""
+    return g.get("principal") if has_request_context() else None
+
+
+def acting() -> str:
+    """The id of whoever sent the present request; empty outside of one."""
+    asking = principal()
+    return "" if asking is None else asking.id
+
+
+def _needed_now() -> Needed:
+    """What no route serves is nobody's business who may not read; and nobody needs more to be told the methods."""
+    if request.endpoint is None or request.routing_exception is not None:
+        return Role.READ
+    needed: Needed = vars(current_app.view_functions[request.endpoint])[NEEDS]
+    asks_for_methods = request.method == "OPTIONS" and isinstance(needed, Role) and needed.includes(Role.READ)
+    return Role.READ if asks_for_methods else needed
+
+
+def _bearer() -> str | None:
+    scheme, _, text = request.headers.get("Authorization", "").strip().partition(" ")
+    if not scheme:
+        return None
+    return text.strip() if scheme.lower() == "bearer" else ""
+
+
+def _unauthorized(detail: str, *, invalid: bool = False) -> Refused:
+    challenge = 'Bearer error="invalid_token"' if invalid else "Bearer"
+    return Refused(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": challenge})
+
+
+def _too_many(seconds: float) -> Refused:
+    return Refused(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "too many requests with keys that nobody has",
+        {"Retry-After": str(max(1, math.ceil(seconds)))},
+    )
