@@ -302,6 +302,38 @@ def test_cursor_that_no_page_gave_is_refused(world: TimedScene, cursor: str) -> 
         assert raised.value.errors[0].pointer == "/cursor"
 
 
+def test_jobs_are_chosen_by_their_queue_and_by_when_they_are_due(world: TimedScene) -> None:
+    world.create(name="soon", execute_at="2090-01-01T00:00:00Z")
+    world.advance(timedelta(seconds=1))
+    world.create(name="late", execute_at="2091-01-01T00:00:00.000001Z")
+    never = world.create(name="never")
+    world.service.pause(str(never.id))
+    soon, late = datetime(2090, 1, 1, tzinfo=UTC), datetime(2091, 1, 1, microsecond=1, tzinfo=UTC)
+    tick = timedelta(microseconds=1)
+    assert names(world, next_run_after=soon) == ["late", "soon"]
+    assert names(world, next_run_after=soon + tick) == ["late"]
+    assert names(world, next_run_before=late) == ["late", "soon"]
+    assert names(world, next_run_before=late - tick) == ["soon"]
+    assert names(world, next_run_after=soon + tick, next_run_before=late - tick) == []
+    assert sorted(map(str, names(world, queue="io"))) == ["late", "never", "soon"]
+    assert names(world, queue="io", next_run_before=soon) == ["soon"]
+    assert names(world, queue="handlers") == []
+
+
+def test_job_at_another_revision_is_neither_deleted_nor_paused_nor_resumed(world: TimedScene) -> None:
+    job = world.create(name="kept")
+    world.service.update(str(job.id), {"tags": ["newer"]})
+    for change in (world.service.delete, world.service.pause, world.service.resume):
+        with pytest.raises(RevisionMismatch, match="at revision 2, not 1"):
+            change(str(job.id), if_revision=1)
+    assert read(world, job).status is JobStatus.RUNNING
+    world.service.pause(str(job.id), if_revision=2)
+    world.service.resume(str(job.id), if_revision=2)
+    world.service.delete(str(job.id), if_revision=2)
+    with pytest.raises(NotFound):
+        read(world, job)
+
+
 def test_executions_are_chosen_by_job_state_trigger_and_moment_and_paged(world: TimedScene) -> None:
     first = world.create(interval_seconds=600, overlap="allow")
     second = world.create(interval_seconds=6000)

@@ -105,6 +105,7 @@ def _serve(database_url: str, port: int, threads: int) -> None:
         world = World(database_url)
         app = create_app(
             service=world.service,
+            creations=world.creations,
             repeats=world.repeats,
             history=world.history,
             instances=world.instances,

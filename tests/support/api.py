@@ -34,6 +34,7 @@ def make_client(
     """A client of an app over this world, which it may ask without a key."""
     app = create_app(
         service=world.service,
+        creations=world.creations,
         repeats=world.repeats,
         history=world.history,
         instances=world.instances,

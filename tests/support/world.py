@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Row, text
 
+from gnomon.job.creations import Creations
 from gnomon.job.handlers import HandlerSpec
 from gnomon.job.instance import Identity, Role
 from gnomon.job.model import Execution, Job, State
@@ -23,6 +24,7 @@ from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
 from gnomon.scheduler.dispatch import plan_batch
 from gnomon.storage.postgres.api_keys import PostgresKeyStore
+from gnomon.storage.postgres.creations import PostgresCreationStore
 from gnomon.storage.postgres.dispatch import PostgresDispatchStore
 from gnomon.storage.postgres.engine import create_engine
 from gnomon.storage.postgres.executions import PostgresExecutionStore
@@ -86,6 +88,7 @@ class World(Scene):
         self.catalog = PostgresCatalog(self.engine)
         self.keys = PostgresKeyStore(self.engine)
         self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history, catalog=self.catalog, seal=SEAL)
+        self.creations = Creations(self.service, PostgresCreationStore(self.engine))
         self.repeats = Repeats(PostgresRepeatStore(self.engine))
         self.dispatch = self.scheduler()
         self.executions = self.worker("worker-1")

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gnomon.api.answers import Answer, backfill_answer, job_answer
+from gnomon.api.answers import Answer, backfill_answer, etag, job_answer
+from gnomon.api.conditions import ETAG_HEADER, IF_MATCH, if_match
 from gnomon.api.context import context
 from gnomon.api.idempotency import IDEMPOTENCY_KEY, LOCATION_HEADER, REPLAYED_HEADER, idempotency_key, requested_answer
 from gnomon.api.jobs import REFERENCE
@@ -28,19 +29,21 @@ def run_job(query: Mapping[str, Any], reference: str) -> tuple[Answer, Headers]:
     return requested_answer(context().service.run_now(reference, may_wait=query["queue"], key=idempotency_key()))
 
 
-@routes.route("/jobs/<reference>/pause", methods=["POST"], parameters=[REFERENCE])
+@routes.route("/jobs/<reference>/pause", methods=["POST"], parameters=[REFERENCE, IF_MATCH])
 @routes.arguments(Pause)
-@routes.response(200, Job)
-def pause_job(document: Mapping[str, Any], reference: str) -> Answer:
+@routes.response(200, Job, headers=ETAG_HEADER)
+def pause_job(document: Mapping[str, Any], reference: str) -> tuple[Answer, Headers]:
     """Pause a job: no new executions; what has been created goes on."""
-    return job_answer(context().service.pause(reference, **document))
+    job = context().service.pause(reference, **document, if_revision=if_match())
+    return job_answer(job), etag(job)
 
 
-@routes.route("/jobs/<reference>/resume", methods=["POST"], parameters=[REFERENCE])
-@routes.response(200, Job)
-def resume_job(reference: str) -> Answer:
+@routes.route("/jobs/<reference>/resume", methods=["POST"], parameters=[REFERENCE, IF_MATCH])
+@routes.response(200, Job, headers=ETAG_HEADER)
+def resume_job(reference: str) -> tuple[Answer, Headers]:
     """Resume a paused job at its next moment from now; what passed meanwhile is not made up for."""
-    return job_answer(context().service.resume(reference))
+    job = context().service.resume(reference, if_revision=if_match())
+    return job_answer(job), etag(job)
 
 
 @routes.route("/jobs/<reference>/backfill", methods=["POST"], parameters=[REFERENCE, IDEMPOTENCY_KEY])

@@ -9,6 +9,7 @@ from gnomon.api import actions, docs, executions, fleet, health, jobs, metrics, 
 from gnomon.api.access import Access, Guarded
 from gnomon.api.context import Context
 from gnomon.api.routes import Document
+from gnomon.job.creations import Creations
 from gnomon.job.ports import Catalog, HistoryStore, InstanceStore
 from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
@@ -30,6 +31,7 @@ at the `Link` header's `rel="next"`. Every answer has `X-Request-Id`.
 def create_app(
     *,
     service: JobService,
+    creations: Creations,
     repeats: Repeats,
     history: HistoryStore,
     instances: InstanceStore,
@@ -51,7 +53,13 @@ def create_app(
     app.url_map.strict_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined] # of the default provider
     Context(
-        service=service, repeats=repeats, instances=instances, catalog=catalog, ready=ready, version=version
+        service=service,
+        creations=creations,
+        repeats=repeats,
+        instances=instances,
+        catalog=catalog,
+        ready=ready,
+        version=version,
     ).attach(app)
     app.after_request(_add_headers)
     request_ids.register(app)

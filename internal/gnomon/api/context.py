@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from flask import Flask, current_app
 
+from gnomon.job.creations import Creations
 from gnomon.job.ports import Catalog, InstanceStore
 from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
@@ -17,6 +18,7 @@ class Context:
     """The collaborators of one app. `ready` raises Unavailable while requests can't be served."""
 
     service: JobService
+    creations: Creations
     repeats: Repeats
     instances: InstanceStore
     catalog: Catalog

@@ -15,11 +15,10 @@ from gnomon.api.idempotency import (
     requested_answer,
 )
 from gnomon.api.jobs import REFERENCE
-from gnomon.api.paging import LINK_HEADER, Headers, next_page, part_of
+from gnomon.api.paging import LINK_HEADER, Headers, instant_of, next_page, part_of
 from gnomon.api.routes import Routes
 from gnomon.api.schemas.executions import AllExecutionsQuery, Execution, ExecutionListQuery, RetryQuery
 from gnomon.api.schemas.repeats import Repeated, RepeatRequest
-from gnomon.job.document import parse_instant
 from gnomon.job.errors import InvalidJob
 from gnomon.job.model import State, Trigger
 from gnomon.job.ports import ExecutionQuery, RepeatQuery
@@ -114,8 +113,8 @@ def _repeat_query(document: Mapping[str, Any]) -> RepeatQuery:
         states=[State(name) for name in given.get("state", sorted(FAILED_STATES))],
         job_id=_job_id(given.get("job_id")),
         trigger=Trigger(given["trigger"]) if "trigger" in given else None,
-        since=_instant(given, "scheduled_after"),
-        until=_instant(given, "scheduled_before"),
+        since=instant_of(given, "scheduled_after"),
+        until=instant_of(given, "scheduled_before"),
         again=given["again"],
     )
 
@@ -134,8 +133,8 @@ def _listed(reference: str | None, query: Mapping[str, Any]) -> tuple[list[Answe
             **part_of(query),
             states=_states(query),
             trigger=Trigger(query["trigger"]) if "trigger" in query else None,
-            since=_instant(query, "scheduled_after"),
-            until=_instant(query, "scheduled_before"),
+            since=instant_of(query, "scheduled_after"),
+            until=instant_of(query, "scheduled_before"),
         ),
     )
     return [execution_answer(execution) for execution in page.items], next_page(page)
@@ -146,7 +145,3 @@ def _states(query: Mapping[str, Any]) -> frozenset[State]:
     if failed_only and "state" in query:
         raise InvalidJob.at("/failed_only", "excludes state", "give one of the two")
     return FAILED_STATES if failed_only else frozenset(State(name) for name in query.get("state", ()))
-
-
-def _instant(query: Mapping[str, Any], name: str) -> Any:
-    return parse_instant(query[name], f"/{name}") if name in query else None

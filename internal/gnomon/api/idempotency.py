@@ -7,10 +7,9 @@ from flask import request
 
 from gnomon.api.answers import Answer, execution_answer
 from gnomon.api.paging import Headers
-from gnomon.api.problems import Refused
+from gnomon.api.problems import REPLAYED, Refused
 from gnomon.job.ports import Requested
 
-REPLAYED = "Idempotency-Replayed"
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 IDEMPOTENCY_KEY = {
     "in": "header",

@@ -1,22 +1,22 @@
 """Jobs and their executions over HTTP."""
 
-import re
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
 from flask import Response, request
 
 from gnomon.api.answers import Answer, changed_answer, created_answer, etag, job_answer
+from gnomon.api.conditions import ETAG_HEADER, IF_MATCH, IF_NONE_MATCH, Condition, condition, if_match
 from gnomon.api.context import context
-from gnomon.api.idempotency import LOCATION_HEADER
-from gnomon.api.paging import LINK_HEADER, Headers, next_page, part_of
-from gnomon.api.problems import Refused
+from gnomon.api.definitions import as_written, check_read_only, with_whole_payload
+from gnomon.api.idempotency import IDEMPOTENCY_KEY, LOCATION_HEADER, REPLAYED, REPLAYED_HEADER, idempotency_key
+from gnomon.api.paging import LINK_HEADER, Headers, instant_of, next_page, part_of
 from gnomon.api.routes import JSON, MERGE_PATCH, Routes
 from gnomon.api.schemas.jobs import (
     READ_ONLY,
     ChangedJob,
     CreatedJob,
+    CreationQuery,
     Job,
     JobInput,
     JobListQuery,
@@ -24,14 +24,13 @@ from gnomon.api.schemas.jobs import (
     JobPut,
     canonical,
 )
-from gnomon.job.document import PAYLOAD, Whole, merge_patch
-from gnomon.job.errors import FieldError, InvalidJob, RevisionMismatch
+from gnomon.job.document import merge_patch
+from gnomon.job.errors import InvalidJob, NotFound
 from gnomon.job.model import Job as JobValue
 from gnomon.job.model import JobStatus
-from gnomon.job.ports import JobQuery
+from gnomon.job.ports import Created, JobQuery
+from gnomon.job.service import NAME_PREFIX
 
-ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')  # RFC 9110, 8.8.3
-ETAG_HEADER = {"ETag": {"description": "the revision", "schema": {"type": "string"}, "required": True}}
 REFERENCE = {
     "in": "path",
     "name": "reference",
@@ -39,28 +38,33 @@ REFERENCE = {
     "schema": {"type": "string"},
     "required": True,
 }
-IF_MATCH = {
-    "in": "header",
-    "name": "If-Match",
-    "description": "the ETag of the revision that may be changed; 412 when the job is at another one",
-    "schema": {"type": "string"},
-}
+
+NAME = {**REFERENCE, "name": "name", "description": "the name of a job"}
 
 routes = Routes("jobs", __name__, description="What to call, and when")
 
 
-@routes.route("/jobs", methods=["POST"])
+@routes.route("/jobs", methods=["POST"], parameters=[IDEMPOTENCY_KEY])
+@routes.arguments(CreationQuery, location="query")
 @routes.arguments(JobInput)
-@routes.response(201, CreatedJob, headers=ETAG_HEADER | LOCATION_HEADER)
-def create_job(document: Mapping[str, Any]) -> tuple[Answer, Headers]:
-    """Create a job."""
+@routes.response(201, CreatedJob, headers=ETAG_HEADER | LOCATION_HEADER | REPLAYED_HEADER)
+@routes.alt_response(200, CreatedJob, description="the answer to validate_only: the job as it would be, without an id")
+def create_job(query: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[Answer, int, Headers]:
+    """Create a job.
+
+    The answer to the same Idempotency-Key is the job as it is then.
+    """
     given, used = canonical(document)
+    wanted = merge_patch({}, with_whole_payload(given))
     try:
-        job = context().service.create(merge_patch({}, _with_whole_payload(given)))
+        if query["validate_only"]:
+            return _rehearsed(wanted), 200, {}
+        made = _created(wanted)
     except InvalidJob as error:
-        raise _as_written(error, used) from error
-    location = f"{request.path.rstrip('/')}/{job.id}"
-    return created_answer(job, context().service.warnings(job)), {**etag(job), "Location": location}
+        raise as_written(error, used) from error
+    answer = created_answer(made.job, context().service.warnings(made.job))
+    location = f"{request.path.rstrip('/')}/{made.job.id}"
+    return answer, 201, {**etag(made.job), "Location": location, **({REPLAYED: "true"} if made.replayed else {})}
 
 
 @routes.route("/jobs", methods=["GET"])
@@ -76,6 +80,9 @@ def list_jobs(query: Mapping[str, Any]) -> tuple[list[Answer], Headers]:
             kind=query.get("type"),
             tags=(*query.get("tag", ()), *listed),
             name_contains=query.get("q"),
+            queue=query.get("queue"),
+            next_run_after=instant_of(query, "next_run_after"),
+            next_run_before=instant_of(query, "next_run_before"),
         )
     )
     return [job_answer(job) for job in page.items], next_page(page)
@@ -108,9 +115,33 @@ def put_job(document: Mapping[str, Any], reference: str) -> tuple[Answer, Header
     What is left out stays, but a payload is replaced as a whole.
     The fields that only answers have may be sent back; all but `status` and `id` are ignored.
     """
-    _check_read_only(document, context().service.get(reference))
+    check_read_only(document, context().service.get(reference))
     given = {key: value for key, value in document.items() if key not in READ_ONLY}
-    return _update(reference, _with_whole_payload(given))
+    return _update(reference, with_whole_payload(given))
+
+
+@routes.route("/jobs/by-name/<name>", methods=["PUT"], parameters=[NAME])
+@routes.doc(parameters=[IF_MATCH, IF_NONE_MATCH])
+@routes.arguments(JobPut)
+@routes.response(201, CreatedJob, headers=ETAG_HEADER | LOCATION_HEADER)
+@routes.alt_response(200, ChangedJob, description="the answer where a job bore the name: it is replaced")
+def put_job_by_name(document: Mapping[str, Any], name: str) -> tuple[Answer, int, Headers]:
+    """Create the job of this name, or replace the whole of it.
+
+    What is left out is the default, but for secrets that read "***" and the anchor of an interval that stays: the same
+    document sent again changes nothing. `name` may be left out of it. The fields that only answers have may be sent
+    back.
+    """
+    if document.get("name") not in (None, name):
+        raise InvalidJob.at("/name", f"is not the name in the path, {name[:200]!r}", "leave it out")
+    check_read_only(document, _known(name))
+    given = {key: value for key, value in document.items() if key not in READ_ONLY}
+    job, created = _put(name, given, condition())
+    warnings = context().service.warnings(job)
+    if not created:
+        return changed_answer(job, warnings), 200, etag(job)
+    location = f"{request.path.partition('/by-name/')[0]}/{job.id}"
+    return created_answer(job, warnings), 201, {**etag(job), "Location": location}
 
 
 @routes.route("/jobs/<reference>", methods=["DELETE"], parameters=[REFERENCE])
@@ -121,59 +152,45 @@ def delete_job(reference: str) -> Response:
 
     Its executions that run finish their attempt; those that wait are cancelled. Its history stays readable by id.
     """
-    expected = _if_match()
-    if expected is not None:
-        job = context().service.get(reference)
-        if job.revision != expected:
-            raise RevisionMismatch(f"job {job.id} is at revision {job.revision}, not {expected}: read it again")
-    context().service.delete(reference)
+    context().service.delete(reference, if_revision=if_match())
     return Response(status=204)
+
+
+def _created(document: Mapping[str, Any]) -> Created:
+    key = idempotency_key()
+    if key is None:
+        return Created(job=context().service.create(document), replayed=False)
+    return context().creations.create(document, key=key)
+
+
+def _rehearsed(document: Mapping[str, Any]) -> Answer:
+    job = context().creations.rehearse(document)
+    answer = created_answer(job, context().service.warnings(job))
+    del answer["id"]
+    return answer
+
+
+def _put(name: str, document: Mapping[str, Any], condition: Condition) -> tuple[JobValue, bool]:
+    given, used = canonical(document)
+    try:
+        return context().service.put(
+            name, with_whole_payload(given), exists=condition.exists, if_revision=condition.revision
+        )
+    except InvalidJob as error:
+        raise as_written(error, used) from error
+
+
+def _known(name: str) -> JobValue | None:
+    try:
+        return context().service.get(f"{NAME_PREFIX}{name}")
+    except NotFound:
+        return None
 
 
 def _update(reference: str, patch: Mapping[str, Any]) -> tuple[Answer, Headers]:
     given, used = canonical(patch)
     try:
-        job = context().service.update(reference, given, if_revision=_if_match())
+        job = context().service.update(reference, given, if_revision=if_match())
     except InvalidJob as error:
-        raise _as_written(error, used) from error
+        raise as_written(error, used) from error
     return changed_answer(job, context().service.warnings(job)), etag(job)
-
-
-def _with_whole_payload(document: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A payload's nulls are values of the handler's, and not fields that are not given."""
-    payload = document.get(PAYLOAD)
-    return document if payload is None else {**document, PAYLOAD: Whole(payload)}
-
-
-def _as_written(error: InvalidJob, used: Mapping[str, str]) -> InvalidJob:
-    """The same errors, with pointers into the document as the client wrote it."""
-    return InvalidJob(
-        FieldError(pointer=_pointer_as_written(broken.pointer, used), detail=broken.detail, hint=broken.hint)
-        for broken in error.errors
-    )
-
-
-def _pointer_as_written(pointer: str, used: Mapping[str, str]) -> str:
-    root, first, *rest = pointer.split("/", 2) if pointer else ("", "")
-    return "/".join([root, used.get(first, first), *rest]) if first else pointer
-
-
-def _check_read_only(document: Mapping[str, Any], job: JobValue) -> None:
-    if document.get("status", job.status.value) != job.status.value:
-        raise InvalidJob.at("/status", f"is {job.status.value} and can't be set", "POST /jobs/{id}/pause pauses")
-    if document.get("id", str(job.id)) != str(job.id):
-        raise InvalidJob.at("/id", f"is not the id of this job, {job.id}", "leave it out")
-
-
-def _if_match() -> int | None:
-    """The revision that the request is for; None for any. Raises Refused and RevisionMismatch."""
-    header = request.headers.get("If-Match", "*").strip()
-    if header == "*":
-        return None
-    tag = ENTITY_TAG.fullmatch(header)
-    if tag is None:
-        raise Refused(HTTPStatus.BAD_REQUEST, 'If-Match must hold one entity tag, as in If-Match: "3", or *')
-    weak, revision = tag.groups()
-    if weak or not re.fullmatch(r"[0-9]{1,9}", revision):
-        raise RevisionMismatch("no revision of a job bears this entity tag: read the job again")
-    return int(revision)

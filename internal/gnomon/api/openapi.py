@@ -129,17 +129,15 @@ def _errors(operation: Node, method: str) -> set[int]:
     """By what the operation takes."""
     given = {(parameter["in"], parameter["name"]) for parameter in operation["parameters"]}
     places = {place for place, _ in given}
-    found = {400, 414, 431, 500}
+    found = {400, 414, 422, 431, 500}
     if operation.get("security") != []:
         found |= {401, 403, 429, 503}
     if "path" in places:
         found |= {404}
-    if "query" in places:
-        found |= {422}
     if "requestBody" in operation:
-        found |= {408, 413, 415, 422}
+        found |= {408, 413, 415}
     if ("header", "Idempotency-Key") in given:
-        found |= {409, 422}
+        found |= {409}
     if ("header", "If-Match") in given:
         found |= {412}
     if method in ("post", "put", "patch"):

@@ -1,11 +1,13 @@
 """Lists that are given a page at a time."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
 from flask import request
 
+from gnomon.job.document import parse_instant
 from gnomon.job.errors import InvalidJob
 from gnomon.job.ports import Page
 
@@ -19,6 +21,11 @@ def part_of(query: Mapping[str, Any]) -> dict[str, Any]:
     if "cursor" in query and query["offset"]:
         raise InvalidJob.at("/offset", "a cursor says already where the page begins", "give one of the two")
     return {"limit": query["limit"], "offset": query["offset"], "cursor": query.get("cursor")}
+
+
+def instant_of(given: Mapping[str, Any], name: str) -> datetime | None:
+    """What is given under this name, in UTC; None where nothing is. Raises InvalidJob."""
+    return parse_instant(given[name], f"/{name}") if given.get(name) is not None else None
 
 
 def next_page(page: Page[Any]) -> Headers:

@@ -13,9 +13,11 @@ from gnomon.api.request_ids import request_id
 from gnomon.job.errors import (
     Conflict,
     CountDiffers,
+    CreatedIsGone,
     FieldError,
     GnomonError,
     InvalidJob,
+    KeyInFlight,
     KeyReused,
     NameTaken,
     NotFound,
@@ -27,6 +29,7 @@ from gnomon.job.errors import (
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+REPLAYED = "Idempotency-Replayed"
 MAX_LINE = 500
 MAX_ERRORS = 20
 AWAY = "a server that this one depends on does not answer now; the same request may succeed later"
@@ -111,6 +114,10 @@ def _known(error: GnomonError) -> Response:
             return problem(404, str(error))
         case KeyReused():
             return problem(422, str(error), kind="key-reused")
+        case CreatedIsGone():
+            return problem(409, str(error), kind="created-is-gone", headers=[(REPLAYED, "true")])
+        case KeyInFlight():
+            return problem(409, str(error), kind="key-in-flight", headers=[("Retry-After", "1")])
         case CountDiffers():
             return problem(409, str(error), kind="count-differs")
         case Overlapping():

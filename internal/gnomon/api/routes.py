@@ -1,12 +1,13 @@
 """flask-smorest's blueprint with what we do differently: strict bodies and queries, and types."""
 
 from collections.abc import Callable, Collection, Mapping
+from functools import wraps
 from http import HTTPStatus
 from itertools import islice
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 import flask_smorest
-from flask import Request
+from flask import Request, request
 from gunicorn.http.errors import ParseException
 from webargs.flaskparser import FlaskParser
 
@@ -14,9 +15,10 @@ from gnomon.api.access import Needed, Open, needs
 from gnomon.api.openapi import OPEN
 from gnomon.api.problems import DETAILS, Refused
 from gnomon.api.schemas.explain import MAX_ERRORS, explain
+from gnomon.api.schemas.fields import UNKNOWN
 from gnomon.api.schemas.jobs import doubled_aliases
 from gnomon.api.schemas.problems import Problem
-from gnomon.api.strict_json import MalformedJson, parse, unfit_values
+from gnomon.api.strict_json import MalformedJson, escape, parse, unfit_values
 from gnomon.job.errors import FieldError, InvalidJob
 from gnomon.job.principal import Role
 
@@ -24,6 +26,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
+READS_QUERY = "reads_query"
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 AS_THE_SCHEMAS_SAY: dict[str, str | None] = {"json": None, "query": None}
@@ -59,17 +62,30 @@ class Routes(flask_smorest.Blueprint):  # type: ignore[misc]
     def route(self, rule: str, *, role: Needed | None = None, **options: Any) -> Callable[[View], View]:
         """Serves the view at the rule to whoever has the role: read for GET, else write.
 
-        It is documented as the operation of the view's name.
+        It is documented as the operation of the view's name. One that reads no query is asked without.
         """
         needed = role or (Role.READ if set(options.get("methods", ["GET"])) == {"GET"} else Role.WRITE)
-        serve: Callable[[View], View] = super().route(rule, **options)
+        register: Callable[[View], View] = super().route(rule, **options)
         marks = {OPEN: True} if needed is Open.TO_ALL else {}
-        return lambda view: serve(self.doc(operationId=view.__name__, **marks)(needs(needed)(view)))
+
+        def serve(view: View) -> View:
+            asked = view if hasattr(view, READS_QUERY) else _without_query(view)
+            return register(self.doc(operationId=view.__name__, **marks)(needs(needed)(asked)))
+
+        return serve
 
     def arguments(self, schema: Any, **options: Any) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
         """Hands the body (or the query, with location="query") to the view as its first argument."""
         decorate: Callable[[Callable[..., Result]], Callable[..., Result]] = super().arguments(schema, **options)
-        return decorate
+        if options.get("location") != "query":
+            return decorate
+
+        def mark(view: Callable[..., Result]) -> Callable[..., Result]:
+            decorated = decorate(view)
+            setattr(decorated, READS_QUERY, True)  # functools.wraps hands it on to what is wrapped around it
+            return decorated
+
+        return mark
 
     def response(
         self, status: int, schema: Any = None, **options: Any
@@ -105,6 +121,20 @@ class Document(flask_smorest.Api):  # type: ignore[misc]
         """The schema of all errors, and the one that flask-smorest refers to."""
         self.spec.components.schema("Problem", schema=Problem)
         self.spec.components.response(HTTPStatus(422).name, {}, lazy=True)
+
+
+def _without_query(view: View) -> View:
+    @wraps(view)
+    def ask(*positional: Any, **named: Any) -> Any:
+        unknown = [
+            FieldError(pointer=f"/{escape(name)}", detail=UNKNOWN, hint="nothing can be asked for here: leave it out")
+            for name in _read_query(request, ())
+        ]
+        if unknown:
+            raise InvalidJob(unknown[:MAX_ERRORS])
+        return view(*positional, **named)
+
+    return cast(View, ask)
 
 
 def read_body(request: Request) -> Mapping[str, Any]:

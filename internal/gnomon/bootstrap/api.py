@@ -18,6 +18,7 @@ from gnomon.bootstrap.instances import identity_of
 from gnomon.bootstrap.keys import keys_of_settings, open_keys
 from gnomon.bootstrap.logs import start_logging
 from gnomon.bootstrap.sealing import seal_with
+from gnomon.job.creations import Creations
 from gnomon.job.errors import ConfigurationError, Unavailable
 from gnomon.job.instance import Role
 from gnomon.job.repeats import Repeats
@@ -25,6 +26,7 @@ from gnomon.job.service import JobService
 from gnomon.process.heartbeat import Heartbeat
 from gnomon.settings import Settings
 from gnomon.storage.postgres.api_keys import PostgresKeyStore
+from gnomon.storage.postgres.creations import PostgresCreationStore
 from gnomon.storage.postgres.history import PostgresHistoryStore
 from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
@@ -68,14 +70,16 @@ def _make_app(settings: Settings, ends: ExitStack) -> Flask:
     heartbeat.start()
     ends.callback(heartbeat.stop)
     history = PostgresHistoryStore(engine)
+    service = JobService(
+        jobs=PostgresJobStore(engine),
+        runs=PostgresRunStore(engine),
+        history=history,
+        catalog=PostgresCatalog(engine),
+        seal=seal_with(settings),
+    )
     return create_app(
-        service=JobService(
-            jobs=PostgresJobStore(engine),
-            runs=PostgresRunStore(engine),
-            history=history,
-            catalog=PostgresCatalog(engine),
-            seal=seal_with(settings),
-        ),
+        service=service,
+        creations=Creations(service, PostgresCreationStore(engine)),
         repeats=Repeats(PostgresRepeatStore(engine)),
         history=history,
         instances=instances,

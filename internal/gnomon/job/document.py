@@ -26,6 +26,7 @@ PAYLOAD = "payload"  # of every other type, which is the name of a handler
 KNOWN_TYPES = "HTTP, AMQP, or the name of a handler: GET /handlers lists them"
 MAX_TIMEOUT_SECONDS = 86_400
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+NAME_RULE = "must be 1 to 200 letters, digits, '.', '_' or '-', and begin with a letter or digit"
 
 
 class Whole(dict[str, Any]):
@@ -122,6 +123,17 @@ def merge_patch(document: Document, patch: Mapping[str, Any]) -> Document:
     return _of_one_kind(merged, document, patch)
 
 
+def replace_document(document: Document, new: Mapping[str, Any]) -> Document:
+    """`new` as a whole; of what is stored it keeps the secrets that it masks, and the queue of the same handler."""
+    replaced = _merged({}, new)
+    if isinstance(replaced.get("http_job"), dict):
+        _keep_masked(replaced["http_job"], document.get("http_job") or {})
+    if "queue" in document and replaced.get("type") == document.get("type"):
+        replaced["queue"] = document["queue"]
+    _keep_connection(replaced, document)
+    return replaced
+
+
 def parse_instant(text: str, pointer: str) -> datetime:
     """An RFC 3339 instant in UTC. Raises InvalidJob at `pointer`; without an offset it is refused, not guessed."""
     hint = "write it like 2030-01-01T09:00:00Z"
@@ -167,10 +179,14 @@ def _of_one_kind(merged: Document, document: Document, patch: Mapping[str, Any])
     old_type = document.get("type")
     if old_type is not None and merged.get("type") != old_type:
         _drop_target(merged, target_field(old_type), patch)
-    amqp, stored = merged.get("amqp_job"), document.get("amqp_job") or {}
+    _keep_connection(merged, document)
+    return merged
+
+
+def _keep_connection(new: Document, document: Mapping[str, Any]) -> None:
+    amqp, stored = new.get("amqp_job"), document.get("amqp_job") or {}
     if isinstance(amqp, dict) and "connection" in amqp and "connection" in stored:
         _keep_password(amqp, stored)
-    return merged
 
 
 def _keep_password(new: Document, old: Mapping[str, Any]) -> None:
@@ -443,7 +459,7 @@ def _choice(kind: Callable[[str], Value], value: str, pointer: str) -> Value:
 def _read_name(name: str | None) -> str | None:
     if name is None or NAME.fullmatch(name):
         return name
-    raise InvalidJob.at("/name", "must be 1 to 200 letters, digits, '.', '_' or '-', and begin with a letter or digit")
+    raise InvalidJob.at("/name", NAME_RULE)
 
 
 def _read_tags(tags: list[str]) -> tuple[str, ...]:

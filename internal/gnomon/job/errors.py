@@ -7,6 +7,8 @@ GnomonError
 ├── Conflict              the request does not fit the present state
 │   ├── NameTaken         another job bears the name
 │   ├── CountDiffers      more or fewer executions match than the caller expects
+│   ├── CreatedIsGone     what an Idempotency-Key has made was deleted since
+│   ├── KeyInFlight       a request with the same Idempotency-Key is under way
 │   ├── Overlapping       the job's overlap policy allows no further execution now
 │   └── RevisionMismatch  the job changed since the caller read it
 ├── SecretUnreadable      a stored secret can't be opened by this process
@@ -17,6 +19,7 @@ GnomonError
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from uuid import UUID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +76,26 @@ class CountDiffers(Conflict):
     """More or fewer executions match than the caller expects; nothing was done."""
 
 
+class CreatedIsGone(Conflict):
+    """An earlier request with this Idempotency-Key made a job, and the job was deleted since."""
+
+
+class KeyInFlight(Conflict):
+    """Another request with this Idempotency-Key is under way."""
+
+
 class Overlapping(Conflict):
     """An execution of the job is unfinished, and its overlap policy allows no other beside it."""
 
 
 class RevisionMismatch(Conflict):
     """The job changed since the caller read it."""
+
+    @classmethod
+    def check(cls, job_id: UUID, revision: int, expected: int | None) -> None:
+        """Raises one where a revision is expected and the job is at another."""
+        if expected is not None and revision != expected:
+            raise cls(f"job {job_id} is at revision {revision}, not {expected}: read it again and repeat the change")
 
 
 class SecretUnreadable(GnomonError):

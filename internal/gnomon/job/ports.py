@@ -34,7 +34,10 @@ class Page(Generic[Item]):
 
 @dataclass(frozen=True, kw_only=True)
 class JobQuery:
-    """Which jobs to list, newest first. A job must bear every tag of `tags`."""
+    """Which jobs to list, newest first. A job must bear every tag of `tags`.
+
+    `next_run_after` and `next_run_before` bound the next run, both included; `queue` is where executions go.
+    """
 
     limit: int = 50
     cursor: str | None = None
@@ -43,6 +46,9 @@ class JobQuery:
     kind: str | None = None
     tags: Collection[str] = ()
     name_contains: str | None = None
+    queue: str | None = None
+    next_run_after: datetime | None = None
+    next_run_before: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +136,33 @@ class JobStore(Protocol):
         Raises NotFound, NameTaken, and whatever `decide` raises; then nothing changed.
         """
 
-    def delete(self, job_id: UUID) -> None:
-        """Stops the schedule and cancels what is waiting or pending. Raises NotFound."""
+    def delete(self, job_id: UUID, *, if_revision: int | None = None) -> None:
+        """Stops the schedule and cancels what is waiting or pending.
+
+        Raises NotFound, and RevisionMismatch where the job is at another revision than one that is given.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Created:
+    """A job that was asked for. `replayed`: an earlier request with the same Idempotency-Key made it."""
+
+    job: Job
+    replayed: bool
+
+
+class CreationStore(Protocol):
+    """New jobs, for requests that may be sent twice, and for those that only ask. Each call is one transaction."""
+
+    def create(self, prepare: Callable[[datetime], NewJob], *, once: Once) -> Created:
+        """As JobStore.create; the key is kept with the job, or not at all.
+
+        Raises NameTaken, KeyReused, KeyInFlight while another request with the key is under way, and CreatedIsGone
+        where what the key made was deleted since.
+        """
+
+    def rehearse(self, prepare: Callable[[datetime], NewJob]) -> Job:
+        """The job as it would be created now; nothing is stored. Raises NameTaken."""
 
 
 class RunStore(Protocol):

@@ -11,7 +11,15 @@ from uuid import UUID, uuid4, uuid5
 
 from gnomon.job import announced
 from gnomon.job.announced import Announced
-from gnomon.job.document import NAME, merge_patch, parse_instant, read_definition, write_definition
+from gnomon.job.document import (
+    NAME,
+    NAME_RULE,
+    merge_patch,
+    parse_instant,
+    read_definition,
+    replace_document,
+    write_definition,
+)
 from gnomon.job.errors import Conflict, InvalidJob, NameTaken, NotFound, RevisionMismatch, Unavailable
 from gnomon.job.model import Action, Definition, Execution, Job, JobStatus
 from gnomon.job.ports import (
@@ -28,7 +36,7 @@ from gnomon.job.ports import (
     Requested,
     RunStore,
 )
-from gnomon.job.schedule import At, Cron, first_run, moments_from
+from gnomon.job.schedule import At, Cron, Every, first_run, moments_from
 from gnomon.job.sealing import Seal, no_seal, sealed
 
 NAME_PREFIX = "name:"
@@ -55,8 +63,12 @@ class JobService:
 
     def create(self, document: Mapping[str, Any]) -> Job:
         """Raises InvalidJob (nothing is stored) and NameTaken."""
+        return self._jobs.create(self.prepared(document))
+
+    def prepared(self, document: Mapping[str, Any]) -> Callable[[datetime], NewJob]:
+        """What makes a new job of a document, by a store's clock. It raises InvalidJob."""
         known = announced.ask(self._catalog, document)
-        return self._jobs.create(lambda now: self._born(_read(document, known, None, now), now))
+        return lambda now: self._born(_read(document, known, None, now), now)
 
     def get(self, reference: str) -> Job:
         """`reference` is an id or `name:` and a name. Raises NotFound."""
@@ -79,8 +91,47 @@ class JobService:
         known = announced.ask(self._catalog, _patched(before, patch))
 
         def decide(job: Job, now: datetime) -> JobChange | None:
-            _check_revision(job, if_revision)
+            RevisionMismatch.check(job.id, job.revision, if_revision)
             return self._as_defined(job, _read(_patched(job, patch), known, job.definition, now), now)
+
+        return self._jobs.update(before.id, decide)
+
+    def put(
+        self, name: str, document: Mapping[str, Any], *, exists: bool | None = None, if_revision: int | None = None
+    ) -> tuple[Job, bool]:
+        """The job of this name as the whole document says, and whether it was created for it.
+
+        What the document leaves out is the default, but for secrets that read "***" and the anchor of an interval that
+        stays. Raises InvalidJob, and RevisionMismatch where a job of the name exists and should not (or the other way
+        round), or is not at `if_revision`.
+        """
+        if not NAME.fullmatch(name):
+            raise InvalidJob.at("/name", NAME_RULE)
+        wanted = {**document, "name": name}
+        while True:
+            try:
+                before = self._jobs.get_by_name(name)
+            except NotFound:
+                if exists or if_revision is not None:
+                    raise RevisionMismatch(f"no job is named {name!r}: it is created without If-Match") from None
+                with contextlib.suppress(NameTaken):  # a twin was quicker: see what it made
+                    return self.create(wanted), True
+                continue
+            if exists is False:
+                raise RevisionMismatch(f"a job is named {name!r} already: it is replaced without If-None-Match")
+            with contextlib.suppress(NotFound):  # deleted or renamed meanwhile
+                return self._replace(before, wanted, if_revision), False
+
+    def _replace(self, before: Job, wanted: Mapping[str, Any], if_revision: int | None) -> Job:
+        known = announced.ask(self._catalog, wanted)
+
+        def decide(job: Job, now: datetime) -> JobChange | None:
+            if job.name != before.name:
+                raise NotFound(f"job {job.id} bears another name by now")
+            RevisionMismatch.check(job.id, job.revision, if_revision)
+            stored = {} if job.definition is None else write_definition(job.definition, secrets=True)
+            definition = _read(replace_document(stored, wanted), known, job.definition, now)
+            return self._as_defined(job, _anchored(definition, job.definition, wanted), now)
 
         return self._jobs.update(before.id, decide)
 
@@ -108,25 +159,40 @@ class JobService:
                 with contextlib.suppress(NameTaken):  # a twin was quicker: see what it made
                     return self._jobs.create(lambda now: self._born(define(None, now), now))
 
-    def delete(self, reference: str) -> None:
-        """Raises NotFound. Executions that run finish their attempt; what waits is cancelled."""
-        self._jobs.delete(self._id_of(reference))
+    def delete(self, reference: str, *, if_revision: int | None = None) -> None:
+        """Executions that run finish their attempt; what waits is cancelled.
 
-    def pause(self, reference: str, *, reason: str | None = None, until: str | None = None) -> Job:
+        Raises NotFound, and RevisionMismatch when the job is not at `if_revision`.
+        """
+        self._jobs.delete(self._id_of(reference), if_revision=if_revision)
+
+    def pause(
+        self, reference: str, *, reason: str | None = None, until: str | None = None, if_revision: int | None = None
+    ) -> Job:
         """No new moments; what has been created goes on. With `until` (RFC 3339) the job resumes by itself then.
 
-        Pausing a paused job changes its reason and its end. Raises InvalidJob, NotFound, and Conflict for a job without
-        further moments.
+        Pausing a paused job changes its reason and its end. Raises InvalidJob, NotFound, RevisionMismatch, and Conflict
+        for a job without further moments.
         """
         end = None if until is None else parse_instant(until, "/until")
-        return self._jobs.update(self._id_of(reference), lambda job, now: _paused(job, now, reason, end))
 
-    def resume(self, reference: str) -> Job:
+        def decide(job: Job, now: datetime) -> JobChange | None:
+            RevisionMismatch.check(job.id, job.revision, if_revision)
+            return _paused(job, now, reason, end)
+
+        return self._jobs.update(self._id_of(reference), decide)
+
+    def resume(self, reference: str, *, if_revision: int | None = None) -> Job:
         """Goes on at the next moment from now; what passed meanwhile is not owed.
 
-        A running job is left as it is. Raises NotFound, and Conflict where no moment is left.
+        A running job is left as it is. Raises NotFound, RevisionMismatch, and Conflict where no moment is left.
         """
-        return self._jobs.update(self._id_of(reference), _resumed)
+
+        def decide(job: Job, now: datetime) -> JobChange | None:
+            RevisionMismatch.check(job.id, job.revision, if_revision)
+            return _resumed(job, now)
+
+        return self._jobs.update(self._id_of(reference), decide)
 
     def run_now(self, reference: str, *, may_wait: bool = False, key: str | None = None) -> Requested:
         """An execution beside the schedule, due at once; also of a job that is paused or complete.
@@ -226,6 +292,17 @@ def _read(document: Mapping[str, Any], known: Announced, before: Definition | No
 
 def _patched(job: Job, patch: Mapping[str, Any]) -> Mapping[str, Any]:
     return merge_patch({} if job.definition is None else write_definition(job.definition, secrets=True), patch)
+
+
+def _anchored(definition: Definition, before: Definition | None, document: Mapping[str, Any]) -> Definition:
+    """An interval that stays keeps its anchor: the same document sent again changes nothing."""
+    if before is None or document.get("anchor_at") is not None:
+        return definition
+    timing, old = definition.timing, before.timing
+    same = isinstance(timing.schedule, Every) and isinstance(old.schedule, Every)
+    if same and (timing.schedule.seconds, timing.starts_at) == (old.schedule.seconds, old.starts_at):
+        return replace(definition, timing=replace(timing, schedule=old.schedule))
+    return definition
 
 
 def _edited(job: Job, definition: Definition, now: datetime) -> JobChange:
@@ -343,13 +420,6 @@ def _uuid(text: str) -> UUID | None:
     except ValueError:
         return None
     return parsed if str(parsed) == text.lower() else None
-
-
-def _check_revision(job: Job, if_revision: int | None) -> None:
-    if if_revision is not None and job.revision != if_revision:
-        raise RevisionMismatch(
-            f"job {job.id} is at revision {job.revision}, not {if_revision}: read it again and repeat the change"
-        )
 
 
 def _first_run(job_id: UUID, definition: Definition, since: datetime, now: datetime) -> datetime:

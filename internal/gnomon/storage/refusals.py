@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from gnomon.job.errors import Conflict, KeyReused, NameTaken, NotFound, Overlapping
+from gnomon.job.errors import Conflict, CreatedIsGone, KeyInFlight, KeyReused, NameTaken, NotFound, Overlapping
 from gnomon.job.model import REPEATABLE, Execution, State
 from gnomon.job.ports import Once
 
@@ -30,6 +30,19 @@ def name_taken(name: str | None) -> NameTaken:
 def key_reused(once: Once) -> KeyReused:
     """The key belongs to another request."""
     return KeyReused(f"the Idempotency-Key {once.key[:80]!r} came with another request before: use a new one")
+
+
+def key_in_flight(once: Once) -> KeyInFlight:
+    """Its transaction has not ended."""
+    return KeyInFlight(f"a request with the Idempotency-Key {once.key[:80]!r} is under way: send it again in a moment")
+
+
+def created_is_gone(once: Once, job_id: UUID) -> CreatedIsGone:
+    """The key has done its work, and somebody has undone it."""
+    return CreatedIsGone(
+        f"the Idempotency-Key {once.key[:80]!r} created job {job_id}, which was deleted since: use a new key to create "
+        "another"
+    )
 
 
 def overlapping(job_id: UUID, active: tuple[UUID, str] | None) -> Overlapping:

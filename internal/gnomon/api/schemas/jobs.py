@@ -8,7 +8,7 @@ from marshmallow import Schema, fields, validate
 
 from gnomon.api.schemas.fields import Array, Input, Instant, Number, Text, Whole, choice, one_of, optional, part
 from gnomon.api.schemas.policies import Misfire, Retry
-from gnomon.api.schemas.queries import PageQuery
+from gnomon.api.schemas.queries import PageQuery, QueryFlag
 from gnomon.api.schemas.targets import Amqp, Http, NewAmqp, NewHttp
 from gnomon.job.document import TARGET_FIELDS
 from gnomon.job.errors import FieldError
@@ -151,6 +151,15 @@ class JobPut(JobPatch):
         )
 
 
+class CreationQuery(Input):
+    """Whether to create."""
+
+    validate_only = QueryFlag(
+        load_default=False,
+        metadata={"description": "only tell whether it would be created, and as what", "default": False},
+    )
+
+
 class JobListQuery(PageQuery):
     """Which jobs to list."""
 
@@ -162,6 +171,9 @@ class JobListQuery(PageQuery):
         validate=validate.Length(max=200, error="is longer than 200 characters"),
         metadata={"description": "part of the name"},
     )
+    queue = Text(metadata={"description": "where executions go: io, or handlers or async for those of handlers"})
+    next_run_after = Instant(metadata={"description": "due at this moment or later"})
+    next_run_before = Instant(metadata={"description": "due at this moment or earlier"})
 
 
 def canonical(document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
+from gnomon.job.errors import RevisionMismatch
 from gnomon.job.model import Definition, Job, JobStatus, State
 from gnomon.job.ports import JobChange, JobQuery, NewJob, Page
 from gnomon.job.target import type_of
@@ -69,10 +70,11 @@ class MemoryJobStore:
             self._memory.announce(change.paused_until or change.next_run)
             return self._memory.show(row)
 
-    def delete(self, job_id: UUID) -> None:
-        """What runs finishes the attempt it is in, and gets no other. Raises NotFound."""
+    def delete(self, job_id: UUID, *, if_revision: int | None = None) -> None:
+        """What runs finishes the attempt it is in, and gets no other. Raises NotFound and RevisionMismatch."""
         with self._memory.transaction() as now:
             row = self._memory.job(job_id)
+            RevisionMismatch.check(job_id, row.job.revision, if_revision)
             row.deleted = True
             if row.job.name is not None:
                 del self._memory.names[row.job.name]
@@ -140,4 +142,12 @@ def _fits(job: Job, query: JobQuery) -> bool:
         and (query.kind is None or job.kind == query.kind)
         and set(query.tags) <= set(job.tags)
         and (query.name_contains is None or query.name_contains.lower() in (job.name or "").lower())
+        and (query.queue is None or (job.definition is not None and job.definition.target.queue == query.queue))
+        and _due_between(job.next_run, query.next_run_after, query.next_run_before)
     )
+
+
+def _due_between(next_run: datetime | None, first: datetime | None, last: datetime | None) -> bool:
+    if next_run is None:
+        return first is None and last is None
+    return (first is None or first <= next_run) and (last is None or next_run <= last)

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import Text
 
-from gnomon.job.errors import NotFound
+from gnomon.job.errors import NotFound, RevisionMismatch
 from gnomon.job.model import Action, Definition, Job, JobStatus
 from gnomon.job.ports import Event, JobChange, JobQuery, NewJob, Page
 from gnomon.storage.cursors import read_cursor, write_cursor
@@ -47,31 +47,12 @@ class PostgresJobStore:
     def create(self, prepare: Callable[[datetime], NewJob]) -> Job:
         """One transaction: the job, its first revision, and the announcement of its first moment."""
         with translated(), self._engine.begin() as connection:
-            now = database_clock(connection)
-            new = prepare(now)
-            try:
-                connection.execute(
-                    insert(jobs).values(
-                        id=new.id,
-                        status=JobStatus.RUNNING.value,
-                        revision=1,
-                        next_run=new.next_run,
-                        created_at=now,
-                        updated_at=now,
-                        **definition_columns(new.definition),
-                    )
-                )
-            except IntegrityError as error:
-                raise _name_taken(error, new.definition.name) from error
-            _insert_revision(connection, new.id, 1, definition_document(new.definition))
-            _insert_event(connection, new.id, 1, Event(action=Action.CREATED, owed_from=now))
-            announce(connection, new.next_run)
-            return _read_job(connection.execute(_select_jobs().where(jobs.c.id == new.id)).one())
+            return insert_job(connection, prepare)
 
     def get(self, job_id: UUID) -> Job:
         """Raises NotFound."""
         with translated(), self._autocommit.connect() as connection:
-            return _one(connection, _select_jobs().where(jobs.c.id == job_id), no_job(job_id))
+            return read_job(connection, job_id)
 
     def get_by_name(self, name: str) -> Job:
         """Raises NotFound."""
@@ -101,15 +82,45 @@ class PostgresJobStore:
                 return job
             _write(connection, job, change, now)
             announce(connection, change.paused_until or change.next_run)
-            return _read_job(connection.execute(_select_jobs().where(jobs.c.id == job_id)).one())
+            return read_job(connection, job_id)
 
-    def delete(self, job_id: UUID) -> None:
+    def delete(self, job_id: UUID, *, if_revision: int | None = None) -> None:
         """One transaction under the job's row lock, so that what a dispatch is creating meanwhile is cancelled too."""
         with translated(), self._engine.begin() as connection:
             job = locked_job(connection, job_id)
+            RevisionMismatch.check(job_id, job.revision, if_revision)
             owed_until = job.next_run if job.status is JobStatus.RUNNING else None
             _insert_event(connection, job_id, job.revision, Event(action=Action.DELETED, owed_until=owed_until))
             connection.execute(DELETE, {"id": job_id})
+
+
+def insert_job(connection: Connection, prepare: Callable[[datetime], NewJob]) -> Job:
+    """The job, its first revision, and the announcement of its first moment. Raises NameTaken."""
+    now = database_clock(connection)
+    new = prepare(now)
+    try:
+        connection.execute(
+            insert(jobs).values(
+                id=new.id,
+                status=JobStatus.RUNNING.value,
+                revision=1,
+                next_run=new.next_run,
+                created_at=now,
+                updated_at=now,
+                **definition_columns(new.definition),
+            )
+        )
+    except IntegrityError as error:
+        raise _name_taken(error, new.definition.name) from error
+    _insert_revision(connection, new.id, 1, definition_document(new.definition))
+    _insert_event(connection, new.id, 1, Event(action=Action.CREATED, owed_from=now))
+    announce(connection, new.next_run)
+    return read_job(connection, new.id)
+
+
+def read_job(connection: Connection, job_id: UUID) -> Job:
+    """Raises NotFound, also for a deleted job."""
+    return _one(connection, _select_jobs().where(jobs.c.id == job_id), no_job(job_id))
 
 
 def locked_job(connection: Connection, job_id: UUID) -> Job:
@@ -117,7 +128,7 @@ def locked_job(connection: Connection, job_id: UUID) -> Job:
     living = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.deleted_at.is_(None))
     if connection.execute(living.with_for_update(key_share=True)).first() is None:
         raise no_job(job_id)
-    return _one(connection, _select_jobs().where(jobs.c.id == job_id), no_job(job_id))
+    return read_job(connection, job_id)
 
 
 def _write(connection: Connection, job: Job, change: JobChange, now: datetime) -> None:
@@ -194,6 +205,12 @@ def _filtered(chosen: Select[Any], query: JobQuery) -> Select[Any]:
         chosen = chosen.where(jobs.c.tags.contains(literal(list(query.tags), ARRAY(Text))))
     if query.name_contains is not None:
         chosen = chosen.where(jobs.c.name.icontains(query.name_contains, autoescape=True))
+    if query.queue is not None:
+        chosen = chosen.where(jobs.c.queue == query.queue)
+    if query.next_run_after is not None:
+        chosen = chosen.where(jobs.c.next_run >= query.next_run_after)
+    if query.next_run_before is not None:
+        chosen = chosen.where(jobs.c.next_run <= query.next_run_before)
     return chosen
 
 

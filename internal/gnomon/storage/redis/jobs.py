@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from gnomon.job.errors import Conflict, NotFound
+from gnomon.job.errors import Conflict, NotFound, RevisionMismatch
 from gnomon.job.model import Action, Job
 from gnomon.job.ports import Event, JobChange, JobQuery, NewJob, Page
 from gnomon.storage.cursors import read_cursor, write_cursor
@@ -91,11 +91,13 @@ class RedisJobStore:
 
         return self._database.decided(attempt, f"job {job_id}")
 
-    def delete(self, job_id: UUID) -> None:
+    def delete(self, job_id: UUID, *, if_revision: int | None = None) -> None:
         """The job is gone with the first script; where very much waits, it is cancelled in parts."""
-        left = self._database.run("delete", id=job_id, limit=SCRIPT_ROWS)
+        left = self._database.run("delete", id=job_id, revision=if_revision, limit=SCRIPT_ROWS)
         if left == "not_found":
             raise no_job(job_id)
+        if isinstance(left, list):
+            RevisionMismatch.check(job_id, int(left[0]), if_revision)
         while left:
             left = self._database.run("sweep", id=job_id, limit=SCRIPT_ROWS)
 
@@ -141,6 +143,9 @@ def _filters(query: JobQuery) -> dict[str, Any]:
         "kind": query.kind,
         "tags": list(query.tags),
         "name": None if query.name_contains is None else query.name_contains.lower(),
+        "queue": query.queue,
+        "next_run_after": query.next_run_after,
+        "next_run_before": query.next_run_before,
     }
 
 

@@ -3,6 +3,9 @@ local job = find_job(A.id)
 if not job then
   return 'not_found'
 end
+if A.revision and tonumber(job.revision) ~= A.revision then
+  return {job.revision}
+end
 event(A.id, {
   action = 'DELETED', revision = tonumber(job.revision), owed_until = job.status == 'RUNNING' and job.next_run or nil,
 })
