@@ -34,6 +34,7 @@ from sqlalchemy import Engine, event
 from gnomon.job.errors import Unavailable
 from gnomon.job.ports import (
     Catalog,
+    CreationStore,
     DispatchStore,
     EffectStore,
     ExecutionQueue,
@@ -199,7 +200,11 @@ POINTS: Mapping[str, Point] = {
         _worker("L.after_commit", _AFTER, _answered, leads=["definitions.before"]),
         _worker("worker.return_slots.before", _BEFORE),
         _worker("worker.return_slots.after_commit", _AFTER),
-        *(point for verb in ("create", "update", "pause", "resume", "delete") for point in _client(verb)),
+        *(
+            point
+            for verb in ("create", "create_once", "update", "pause", "resume", "delete")
+            for point in _client(verb)
+        ),
         *(point for verb in ("run", "retry", "repeat", "backfill", "cancel") for point in _client(verb)),
     )
 }
@@ -226,6 +231,7 @@ STEPS: Mapping[type, Mapping[str, str]] = {
     },
     HousekeepingStore: {"prune_aged": "prune", "prune_crowded": "prune"},
     JobStore: {"create": "create", "update": "update", "delete": "delete"},
+    CreationStore: {"create": "create_once"},
     RunStore: {"run": "run", "retry": "retry", "backfill": "backfill", "cancel": "cancel"},
     RepeatStore: {"repeat": "repeat"},
 }
@@ -236,6 +242,7 @@ WITHOUT_POINTS: Mapping[type, set[str]] = {
     ExecutionStore: {"recorded_before", "overlooked"},
     EffectStore: {"together"},  # in a child process: tests/integration/test_effects.py kills that at each point
     JobStore: {"get", "get_by_name", "list"},
+    CreationStore: {"rehearse"},
     RunStore: set(),
     RepeatStore: {"matching"},
     HistoryStore: {"get", "list", "tallies"},
@@ -517,6 +524,10 @@ def _armed_job_store(build: Build, switch: Switch, engine: Engine) -> ArmedTrans
     return ArmedTransactions(build(engine), steps, engine, switch)
 
 
+def _armed_creation_store(build: Build, switch: Switch, engine: Engine) -> ArmedTransactions:
+    return ArmedTransactions(build(engine), STEPS[CreationStore], engine, switch)
+
+
 def _armed_run_store(build: Build, switch: Switch, engine: Engine) -> ArmedTransactions:
     return ArmedTransactions(build(engine), STEPS[RunStore], engine, switch)
 
@@ -553,6 +564,7 @@ STAND_INS: Mapping[str, Build] = {
     "gnomon.bootstrap.worker.HttpExecutor": _armed_executor,
     "gnomon.bootstrap.worker.AmqpExecutor": _armed_amqp_executor,
     "gnomon.bootstrap.api.PostgresJobStore": _armed_job_store,
+    "gnomon.bootstrap.api.PostgresCreationStore": _armed_creation_store,
     "gnomon.bootstrap.api.PostgresRunStore": _armed_run_store,
     "gnomon.bootstrap.api.PostgresRepeatStore": _armed_repeat_store,
 }

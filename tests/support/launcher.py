@@ -260,7 +260,8 @@ def call_service(call: Mapping[str, Any]) -> int:
     """A client: one call of JobService over the stores that the API has, repeated until it is known to be done."""
     from gnomon.bootstrap import api
     from gnomon.bootstrap.database import open_engine
-    from gnomon.job.errors import Conflict, NotFound, Unavailable
+    from gnomon.job.creations import Creations
+    from gnomon.job.errors import Conflict, KeyInFlight, NotFound, Unavailable
     from gnomon.job.repeats import Repeats
     from gnomon.job.service import JobService
     from gnomon.settings import load_settings
@@ -272,15 +273,15 @@ def call_service(call: Mapping[str, Any]) -> int:
         history=api.PostgresHistoryStore(engine),
         catalog=api.PostgresCatalog(engine),
     )
-    verb: Callable[..., object] = (
-        _repeat_failed(Repeats(api.PostgresRepeatStore(engine)))
-        if call["verb"] == "repeat"
-        else getattr(service, call["verb"])
-    )
+    others: Mapping[str, Callable[..., object]] = {
+        "create_once": Creations(service, api.PostgresCreationStore(engine)).create,
+        "repeat": _repeat_failed(Repeats(api.PostgresRepeatStore(engine))),
+    }
+    verb: Callable[..., object] = others.get(call["verb"]) or getattr(service, call["verb"])
     while True:
         try:
             verb(*call["arguments"], **call.get("options", {}))
-        except Unavailable as error:
+        except (Unavailable, KeyInFlight) as error:
             print(f"not answered ({error}): once more", flush=True)
             time.sleep(0.1)
         except (Conflict, NotFound) as error:

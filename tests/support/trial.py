@@ -502,6 +502,27 @@ class Creation(Scene):
         return [] if count == 1 else [f"the job was created {count} times"]
 
 
+class CreationOnce(Creation):
+    """A client creates a job, with an Idempotency-Key: no name keeps a second one out."""
+
+    def call(self, trial: Trial) -> Mapping[str, Any]:
+        document = {**trial.document("created", "/hook"), "interval_seconds": 1, "overlap": "allow"}
+        document["tags"] = [document.pop("name")]
+        return {"verb": "create_once", "arguments": [document], "options": {"key": "one"}}
+
+    def done(self, trial: Trial) -> bool:
+        rows = trial.world.sql(
+            "select e.job_id from executions e join jobs j on j.id = e.job_id where 'created' = any(j.tags)"
+        )
+        for row in rows:
+            trial.promise(row.job_id, Promise())
+        return bool(rows)
+
+    def wrong(self, trial: Trial) -> list[str]:
+        count = trial.world.one("select count(*) from jobs where 'created' = any(tags)")
+        return [] if count == 1 else [f"{count} jobs came of one request"]
+
+
 class Edit(Scene):
     """A client changes a job's target."""
 
@@ -671,6 +692,7 @@ SCENES: Mapping[str, Scene] = {
         lambda trial: len(trial.target.received("/slow")) > 0, SCHEDULER_WORKER_CONCURRENCY="2"
     ),
     "create": Creation(),
+    "create_once": CreationOnce(),
     "update": Edit(),
     "delete": Deletion(),
     "pause": Pause(),

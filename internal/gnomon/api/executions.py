@@ -9,13 +9,13 @@ from gnomon.api.context import context
 from gnomon.api.idempotency import (
     IDEMPOTENCY_KEY,
     LOCATION_HEADER,
-    REPLAYED,
     REPLAYED_HEADER,
     idempotency_key,
     requested_answer,
 )
 from gnomon.api.jobs import REFERENCE
 from gnomon.api.paging import LINK_HEADER, Headers, instant_of, next_page, part_of
+from gnomon.api.problems import REPLAYED
 from gnomon.api.routes import Routes
 from gnomon.api.schemas.executions import AllExecutionsQuery, Execution, ExecutionListQuery, RetryQuery
 from gnomon.api.schemas.repeats import Repeated, RepeatRequest

@@ -9,8 +9,9 @@ from gnomon.api.answers import Answer, changed_answer, created_answer, etag, job
 from gnomon.api.conditions import ETAG_HEADER, IF_MATCH, IF_NONE_MATCH, Condition, condition, if_match
 from gnomon.api.context import context
 from gnomon.api.definitions import as_written, check_read_only, with_whole_payload
-from gnomon.api.idempotency import IDEMPOTENCY_KEY, LOCATION_HEADER, REPLAYED, REPLAYED_HEADER, idempotency_key
+from gnomon.api.idempotency import IDEMPOTENCY_KEY, LOCATION_HEADER, REPLAYED_HEADER, idempotency_key
 from gnomon.api.paging import LINK_HEADER, Headers, instant_of, next_page, part_of
+from gnomon.api.problems import REPLAYED
 from gnomon.api.routes import JSON, MERGE_PATCH, Routes
 from gnomon.api.schemas.jobs import (
     READ_ONLY,

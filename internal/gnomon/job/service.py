@@ -298,11 +298,11 @@ def _anchored(definition: Definition, before: Definition | None, document: Mappi
     """An interval that stays keeps its anchor: the same document sent again changes nothing."""
     if before is None or document.get("anchor_at") is not None:
         return definition
-    timing, old = definition.timing, before.timing
-    same = isinstance(timing.schedule, Every) and isinstance(old.schedule, Every)
-    if same and (timing.schedule.seconds, timing.starts_at) == (old.schedule.seconds, old.starts_at):
-        return replace(definition, timing=replace(timing, schedule=old.schedule))
-    return definition
+    timing, new, old = definition.timing, definition.timing.schedule, before.timing.schedule
+    if not isinstance(new, Every) or not isinstance(old, Every):
+        return definition
+    stays = (new.seconds, timing.starts_at) == (old.seconds, before.timing.starts_at)
+    return replace(definition, timing=replace(timing, schedule=old)) if stays else definition
 
 
 def _edited(job: Job, definition: Definition, now: datetime) -> JobChange:
