@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from support.api import HOURLY, created, make_client, only_error, problem
+from support.keys import OPEN
 from support.world import World
 
 from gnomon.job.model import Job
-from gnomon.job.target import BasicAuth
+from gnomon.job.sealing import opened
 
 
 @pytest.fixture
@@ -22,12 +23,11 @@ def jobs(world: World) -> int:
     return int(world.one("select count(*) from jobs where deleted_at is null"))
 
 
-def password(world: World, job_id: str) -> str:
-    definition = world.service.get(job_id).definition
-    assert definition is not None
-    auth = definition.target.auth
-    assert isinstance(auth, BasicAuth)
-    return auth.password
+def target_of(world: World, reference: str) -> Any:
+    """What the job calls, with its secrets."""
+    job = world.service.get(reference)
+    assert job.definition is not None
+    return opened(job.definition, job_id=job.id, unseal=OPEN).target
 
 
 class TestIdempotencyKey:
@@ -180,7 +180,7 @@ class TestPutByName:
 
     def test_the_same_again_changes_nothing(self, client: FlaskClient, world: World) -> None:
         for schedule in ({"interval_seconds": 600}, {"cron_schedule": "@every 10m"}, {"cron_schedule": "0 3 * * *"}):
-            document = {"type": "HTTP", "http_job": SECRET, **schedule}
+            document = {"type": "HTTP", "http_job": {"url": "https://example.com/"}, **schedule}
             before = client.put(PATH, json=document).get_json()
             world.sql("select pg_sleep(0.01)")
             again = client.put(PATH, json=document).get_json()
@@ -192,7 +192,7 @@ class TestPutByName:
         assert read["http_job"]["auth"]["password"] == "***"
         put = client.put(PATH, json={**read, "tags": ["new"]})
         assert (put.status_code, put.get_json()["tags"], put.get_json()["revision"]) == (200, ["new"], 2)
-        assert password(world, read["id"]) == "hunter2"
+        assert target_of(world, read["id"]).auth.password == "hunter2"
 
     def test_masked_password_of_a_new_job_is_refused(self, client: FlaskClient) -> None:
         masked = {**SECRET, "auth": {**SECRET["auth"], "password": "***"}}  # type: ignore[dict-item]
@@ -208,9 +208,7 @@ class TestPutByName:
         masked = "amqp://user:***@broker.example.com/vhost"
         put = client.put(PATH, json={**document, "amqp_job": {"connection": masked, "routing_key": "other"}})
         assert (put.status_code, put.get_json()["amqp_job"]["connection"]) == (200, masked)
-        definition = world.service.get("name:nightly").definition
-        assert definition is not None
-        assert definition.target.broker.password == "hunter2"
+        assert target_of(world, "name:nightly").broker.password == "hunter2"
 
     def test_paused_job_stays_paused(self, client: FlaskClient) -> None:
         client.put(PATH, json=HOURLY)

@@ -7,6 +7,8 @@ from gnomon.job.document import read_definition
 from gnomon.job.handlers import HandlerSpec
 from gnomon.job.model import State
 from gnomon.job.ports import NewJob
+from gnomon.job.sealing import sealed
+from support.keys import SEAL
 from support.world import World, record, token
 
 JOB = UUID("3f1c9b0e-5d2a-4c7e-9a41-6b8d2e0f7c55")
@@ -35,7 +37,8 @@ def set_scene(world: World) -> None:
     world.announce(HandlerSpec(name="email_notification", queue="handlers", schema=PAYLOAD))
 
     def backup(now: datetime) -> NewJob:
-        return NewJob(id=JOB, definition=read_definition(BACKUP, now=now), next_run=now)
+        definition = sealed(read_definition(BACKUP, now=now), job_id=JOB, seal=SEAL)
+        return NewJob(id=JOB, definition=definition, next_run=now)
 
     world.jobs.create(backup)
     world.sql("update jobs set next_run = now() + interval '1 hour'")

@@ -130,8 +130,8 @@ def put_job_by_name(document: Mapping[str, Any], name: str) -> tuple[Answer, int
     """Create the job of this name, or replace the whole of it.
 
     What is left out is the default, but for secrets that read "***" and the anchor of an interval that stays: the same
-    document sent again changes nothing. `name` may be left out of it. The fields that only answers have may be sent
-    back.
+    document sent again changes nothing, unless it holds a secret, which nobody could compare. `name` may be left out of
+    it. The fields that only answers have may be sent back.
     """
     if document.get("name") not in (None, name):
         raise InvalidJob.at("/name", f"is not the name in the path, {name[:200]!r}", "leave it out")
