@@ -1,15 +1,14 @@
-"""A worker is never deaf: whatever ends its link to the broker, messages are heard again within seconds."""
+"""Ends a worker's link to its broker in every way, and measures how soon messages are heard again."""
 
 import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import pytest
 import redis
 from servers.proxy import Proxy
 from servers.queue_worker import QueueWorker
@@ -21,7 +20,7 @@ from gnomon.queue.celery.app import HEARTBEAT_SECONDS, create_app
 from gnomon.queue.celery.publisher import CeleryQueue
 
 HEARD_WITHIN = 30.0  # seconds
-IN_CI, IN_FULL = 3, 50  # of each kind, on each broker
+IN_CI, IN_FULL = 3, 50  # of each kind
 CLOSE_ALL = '[catch rabbit_networking:close_connection(One, "test") || One <- rabbit_networking:connections()]'
 DESCRIPTORS_LEFT = 8  # what may differ between two counts for no reason
 
@@ -108,14 +107,13 @@ DISCONNECTS: dict[str, Callable[[Scene], None]] = {
 }
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
-    broker = request.getfixturevalue({"redis": "valkey", "rabbitmq": "rabbitmq"}[request.param])
-    url = request.getfixturevalue(f"{request.param}_url")
+@contextmanager
+def scene_on(broker: EmbeddedValkey | RabbitMQ, url: str, folder: Path) -> Iterator[Scene]:
+    """A ready worker. SEED in the environment repeats a run."""
     publisher = CeleryQueue(create_app(url))
     seed = int(os.environ.get("SEED", random.randrange(10**6)))
     print(f"SEED={seed}")
-    with Proxy.before(url) as link, QueueWorker(link.url(url), tmp_path) as worker:
+    with Proxy.before(url) as link, QueueWorker(link.url(url), folder) as worker:
         worker.wait_ready()
         yield Scene(broker=broker, url=url, link=link, worker=worker, publisher=publisher, rand=random.Random(seed))
     publisher.close()
@@ -145,20 +143,3 @@ def disconnect_again_and_again(scene: Scene, *, of_each_kind: int) -> None:
 
 def open_descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
-
-
-def test_messages_are_heard_again_after_each_disconnect(scene: Scene) -> None:
-    disconnect_again_and_again(scene, of_each_kind=IN_CI)
-
-
-@pytest.mark.long
-def test_messages_are_heard_again_after_each_of_two_hundred_disconnects(scene: Scene) -> None:
-    disconnect_again_and_again(scene, of_each_kind=IN_FULL)
-
-
-@pytest.mark.parametrize("scene", ["rabbitmq"], indirect=True)
-def test_connection_that_the_server_closes_as_soon_as_it_is_made_is_made_anew_at_once(scene: Scene) -> None:
-    assert isinstance(scene.broker, RabbitMQ)
-    for _ in range(5):
-        scene.broker.evaluate(f"[begin timer:sleep(10), {CLOSE_ALL} end || _ <- lists:seq(1, 100)]")
-        assert scene.seconds_until_heard() < HEARTBEAT_SECONDS
