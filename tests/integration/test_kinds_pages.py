@@ -56,7 +56,7 @@ def succeeds(up: Up, name: str) -> None:
 
 def test_http_job_of_the_page_calls_as_the_page_says(up: Up, target: Target) -> None:
     places = {"http://127.0.0.1:8000": up.url, "http://127.0.0.1:9000": target.url("")}
-    create, run, executions = commands(HTTP, **places)
+    create, run, executions, sign, run_signed = commands(HTTP, **places)
     job = answer_to(create)
     assert job["http_job"]["auth"] == {"type": "bearer", "token": "***"}
     execution = answer_to(run)
@@ -70,6 +70,16 @@ def test_http_job_of_the_page_calls_as_the_page_says(up: Up, target: Target) -> 
     assert (headers["Accept"], headers["Accept-Encoding"]) == ("*/*", "identity")
     succeeds(up, "invoices")
     assert execution["id"] in [one["id"] for one in answer_to(executions)]
+    assert answer_to(sign)["http_job"]["signing_secrets"] == ["***"]
+    answer_to(run_signed)
+    *_, signed = target.wait_for(lambda seen: len(seen) == 2, timeout=60)
+    (snippet,) = re.findall(r"```python\n(.*?)```", HTTP, re.DOTALL)
+    (secret,) = re.findall(r"whsec_[A-Za-z0-9]{20,}", sign)
+    exec(snippet, names := dict[str, Any]())
+    headers = dict(signed.headers)
+    assert names["is_genuine"](secret, headers, signed.body)
+    assert not names["is_genuine"](secret, headers, signed.body + b" ")
+    assert not names["is_genuine"](secret, {**headers, "webhook-timestamp": "1700000000"}, signed.body)
 
 
 def test_amqp_job_of_the_page_publishes_for_its_consumer(up: Up, rabbitmq_url: str, tmp_path: Path) -> None:

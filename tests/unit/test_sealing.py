@@ -215,7 +215,8 @@ def test_second_signing_secret_joins_the_first_and_then_replaces_it() -> None:
     [
         ({"headers": {"Cookie": "***"}}, "/http_job/headers/Cookie"),
         ({"auth": {"type": "bearer", "token": "***"}}, "/http_job/auth"),
-        ({"signing_secrets": ["***"]}, "/http_job/signing_secrets/0: is not base64"),
+        ({"signing_secrets": ["***"]}, "/http_job/signing_secrets/0: does not begin with whsec_"),
+        ({"signing_secrets": ["whsec_no base64"]}, "/http_job/signing_secrets/0: is not base64"),
         ({"signing_secrets": ["whsec_c2hvcnQ="]}, "/http_job/signing_secrets/0: is 5 bytes long"),
         ({"signing_secrets": [SIGNING] * 3}, "/http_job/signing_secrets: 3 secrets"),
         ({"secret_headers": ["X-Tenat"], "headers": {"X-Tenant": "1"}}, "/http_job/secret_headers/0: no header"),

@@ -174,6 +174,22 @@ def generate(private_file: Path, public_file: Path) -> None:
     click.echo(f"added the key {add_pair(private_file, public_file)}")
 
 
+@sealing.command(cls=SettingsCommand)
+def rotate(**flags: object) -> None:
+    """Seal what is stored to the newest key.
+
+    That is the first of secrets-private-keys, so run this where a worker's settings are. Everything may run meanwhile.
+    It says which keys are no longer needed.
+    """
+    from gnomon.cli.sealing import rotated
+    from gnomon.settings import load_settings
+
+    said, complete = rotated(load_settings(flags))
+    for line in said:
+        click.echo(line)
+    sys.exit(0 if complete else 1)
+
+
 _FORMS = click.option(
     "-o",
     "--output",

@@ -2,9 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
 
 from gnomon.job.errors import ConfigurationError
 from gnomon.sealing.keys import PrivateKey
+
+if TYPE_CHECKING:
+    from gnomon.settings import Settings
 
 PUBLIC_FILE, PRIVATE_FILE = "sealing_public_keys", "sealing_private_keys"
 
@@ -44,3 +50,18 @@ def _write(path: Path, lines: list[str], *, mode: int) -> None:
         os.fchmod(file.fileno(), mode)  # whatever the umask is
         file.writelines(f"{line}\n" for line in lines)
     draft.replace(path)
+
+
+def rotated(settings: "Settings") -> tuple[list[str], bool]:
+    """Seals all that is stored to the newest key. What there is to say of it, and whether the old keys can go."""
+    from gnomon.bootstrap.sealing import rotate
+
+    done = rotate(settings, lambda count: click.echo(f"{count} revisions …", err=True))
+    said = [f"{done.changed} revisions were sealed anew, to the key {done.key}"]
+    said += [f"not sealed anew: {failure}" for failure in done.failures]
+    if done.late:
+        said.append("an API still seals to another key: give it the new public key first, then run this again")
+    complete = not (done.failures or done.late)
+    if complete and done.old:
+        said.append(f"no longer needed by what is stored: {', '.join(done.old)}; take them out of secrets-private-keys")
+    return said, complete

@@ -5,7 +5,7 @@ those of the API's schema; every rule about values is checked here or in the val
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, assert_never
 
@@ -259,6 +259,7 @@ def _read_type(kind: object) -> str:
 def _read_http(http: Mapping[str, Any]) -> HttpTarget:
     if "url" not in http:
         raise InvalidJob.at("/url", "is missing: it says what an HTTP job calls")
+    _check_secret_headers(http.get("secret_headers") or (), http.get("headers") or {})
     return HttpTarget(
         url=http["url"],
         method=http.get("method", "POST").upper(),
@@ -269,6 +270,14 @@ def _read_http(http: Mapping[str, Any]) -> HttpTarget:
         secret_headers=tuple(http.get("secret_headers") or ()),
         signing_secrets=tuple(http.get("signing_secrets") or ()),
     )
+
+
+def _check_secret_headers(names: Sequence[str], headers: Mapping[str, object]) -> None:
+    """One that is not given may be misspelt, and the one that was meant would be shown."""
+    given = {name.lower() for name in headers}
+    for index, name in enumerate(names):
+        if name.lower() not in given:
+            raise InvalidJob.at(f"/secret_headers/{index}", f"no header is named {name[:80]!r}")
 
 
 def _read_amqp(amqp: Mapping[str, Any]) -> AmqpTarget:

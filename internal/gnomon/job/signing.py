@@ -13,6 +13,8 @@ SIZES = range(24, 65)  # bytes; what the specification recommends
 
 def signing_secret_fault(secret: str) -> str | None:
     """Why this can't sign; None when it can. Quotes nothing of it."""
+    if not secret.startswith(PREFIX):
+        return f"does not begin with {PREFIX}"
     try:
         size = len(_key(secret))
     except ValueError:

@@ -15,6 +15,7 @@ from gnomon.job.outcome import Failed, Outcome, Sent, Succeeded
 from gnomon.job.ports import Claimed, ExecutionStore, Token
 from gnomon.job.sealing import Open, no_open
 from gnomon.job.target import Target
+from gnomon.worker.defects import log_defect
 from gnomon.worker.definitions import Closed, Key, RecentDefinitions
 from gnomon.worker.executors import BrokenOff, Call, Executor
 from gnomon.worker.flights import Abort, Flight, Flights, monotonic, trusted_until
@@ -279,10 +280,8 @@ class Runner:
             return _broken_off(flight.abort, error.sent)
         except asyncio.CancelledError:
             return _broken_off(flight.abort, Sent.MAYBE_SENT)
-        except Exception:
-            log.exception(
-                "execution %s: the executor failed", flight.claimed.id, extra={"execution_id": str(flight.claimed.id)}
-            )
+        except Exception as error:
+            log_defect(log, error, "execution %s: the executor failed", flight.claimed.id)
             return _failed("internal", "the worker failed while executing; its log has the reason")
 
     async def _execute(self, flight: Flight) -> Outcome:

@@ -15,6 +15,7 @@ import pika.exceptions
 from gnomon.job.address import EgressPolicy
 from gnomon.job.outcome import Failed, Outcome, Sent
 from gnomon.job.target import AmqpTarget
+from gnomon.worker.defects import log_defect
 from gnomon.worker.executors import BrokenOff, Call
 from gnomon.worker.executors.amqp_link import Link, LinkLost, Message, TooLarge, open_link
 from gnomon.worker.executors.amqp_outcome import answered, ended, not_connected
@@ -86,8 +87,8 @@ class AmqpExecutor:
         except TooLarge as error:
             message = f"the headers are too large for {target.broker}: {error}"
             outcome = _failed("headers_too_large", message, progress, permanent=True)
-        except Exception:
-            log.exception("execution %s, attempt %s: the AMQP engine failed", call.execution_id, call.attempt)
+        except Exception as error:
+            log_defect(log, error, "execution %s, attempt %s: the AMQP engine failed", call.execution_id, call.attempt)
             outcome = _failed("internal_error", f"the AMQP engine broke down while calling {target.broker}", progress)
         return outcome if progress.sent is Sent.ANSWERED else self._unless_closed(outcome, target, progress)
 
@@ -163,8 +164,8 @@ class AmqpExecutor:
             return _failed("dns", f"the name {broker.host!r} could not be resolved: {error}", progress)
         except TimeoutError:
             return _failed("timeout", f"gave up looking up {broker.host!r}", progress)
-        except Exception:
-            log.exception("connecting to %s failed", broker)
+        except Exception as error:
+            log_defect(log, error, "connecting to %s failed", broker)
             return _failed("internal_error", f"the AMQP engine broke down while connecting to {broker}", progress)
         if isinstance(link, Failed):
             self._resolver.forget(broker.host)

@@ -10,6 +10,7 @@ from gnomon import __version__
 from gnomon.job.address import EgressPolicy
 from gnomon.job.outcome import Outcome
 from gnomon.job.target import HttpTarget
+from gnomon.worker.defects import log_defect
 from gnomon.worker.executors import BrokenOff, Call
 from gnomon.worker.executors.egress import EgressGuard
 from gnomon.worker.executors.http_attempt import Attempt
@@ -67,8 +68,8 @@ class HttpExecutor:
             if _task_is_cancelled():
                 raise BrokenOff(verdict.sent) from error
             return verdict.cancelled()  # only the transfer was: the executor closed, or its multi handle broke down
-        except Exception:
-            log.exception("execution %s, attempt %s: the HTTP engine failed", call.execution_id, call.attempt)
+        except Exception as error:
+            log_defect(log, error, "execution %s, attempt %s: the HTTP engine failed", call.execution_id, call.attempt)
             return verdict.outcome(Ending(code=None))
 
     async def aclose(self) -> None:

@@ -5,6 +5,7 @@ import os
 
 import pycurl
 
+from gnomon.worker.defects import log_defect
 from gnomon.worker.executors.egress import Gate, SocketAddress
 from gnomon.worker.executors.http_sockets import Sockets
 
@@ -99,6 +100,6 @@ class Attempt:
         return 0  # fewer than given: libcurl stops and closes the connection
 
     def _stop(self, error: Exception, verdict: int) -> int:
-        log.error("a callback of the HTTP engine failed; the attempt is given up", exc_info=error)
+        log_defect(log, error, "a callback of the HTTP engine failed; the attempt is given up")
         self.error = error
         return int(verdict)
