@@ -9,6 +9,7 @@ from werkzeug.test import TestResponse
 from gnomon.api.access import Access
 from gnomon.api.app import create_app
 from gnomon.api.keyring import Keyring
+from gnomon.api.rate_limits import RateLimiter
 from gnomon.storage.postgres.migrate import require_latest
 from support.world import World
 
@@ -29,7 +30,12 @@ HOURLY = {"type": "HTTP", "cron_schedule": "@hourly", "http_job": {"url": "https
 
 
 def make_client(
-    world: World, *, ready: Callable[[], None] | None = None, version: str = "1.2.3", **access: Any
+    world: World,
+    *,
+    ready: Callable[[], None] | None = None,
+    version: str = "1.2.3",
+    limiter: RateLimiter | None = None,
+    **access: Any,
 ) -> FlaskClient:
     """A client of an app over this world, which it may ask without a key."""
     app = create_app(
@@ -42,6 +48,7 @@ def make_client(
         access=Access(**{"keyring": Keyring(world.keys), "open_without_keys": True, **access}),
         ready=ready or (lambda: require_latest(world.engine)),
         version=version,
+        limiter=limiter,
     )
     return app.test_client()
 

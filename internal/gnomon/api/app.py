@@ -5,9 +5,22 @@ from typing import Any
 
 from flask import Flask, Response
 
-from gnomon.api import actions, docs, executions, fleet, health, jobs, metrics, openapi, problems, request_ids
+from gnomon.api import (
+    actions,
+    docs,
+    executions,
+    fleet,
+    health,
+    jobs,
+    metrics,
+    openapi,
+    problems,
+    rate_limits,
+    request_ids,
+)
 from gnomon.api.access import Access, Guarded
 from gnomon.api.context import Context
+from gnomon.api.rate_limits import RateLimiter
 from gnomon.api.routes import Document
 from gnomon.job.creations import Creations
 from gnomon.job.ports import Catalog, HistoryStore, InstanceStore
@@ -40,8 +53,11 @@ def create_app(
     ready: Callable[[], None],
     version: str,
     max_body_bytes: int = 262_144,
+    limiter: RateLimiter | None = None,
 ) -> Flask:
     """The application of one process. `ready` raises Unavailable while requests can't be served.
+
+    `limiter`: how many requests each caller may make; any number without one.
 
     Make it after the fork: what it is handed holds connections.
     """
@@ -66,6 +82,8 @@ def create_app(
     problems.register(app)
     metrics.install(app, history, instances)
     access.install(app)
+    if limiter is not None:
+        rate_limits.install(app, limiter)
     app.extensions["openapi"] = _register_routes(app, version)
     return app
 

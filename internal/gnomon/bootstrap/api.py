@@ -12,6 +12,7 @@ from gnomon.api.access import Access
 from gnomon.api.addresses import is_loopback
 from gnomon.api.app import create_app
 from gnomon.api.keyring import Keyring
+from gnomon.api.rate_limits import RateLimiter
 from gnomon.api.server import serve
 from gnomon.bootstrap.database import open_engine
 from gnomon.bootstrap.instances import identity_of
@@ -76,6 +77,7 @@ def _make_app(settings: Settings, ends: ExitStack) -> Flask:
         history=history,
         catalog=PostgresCatalog(engine),
         seal=seal_with(settings),
+        quotas=settings.limits.quotas(),
     )
     return create_app(
         service=service,
@@ -87,6 +89,7 @@ def _make_app(settings: Settings, ends: ExitStack) -> Flask:
         access=_access(settings, engine),
         ready=lambda: require_latest(engine),
         version=__version__,
+        limiter=_limiter(settings, ends),
     )
 
 
@@ -128,3 +131,16 @@ def _refuse_to_be_open(settings: Settings) -> None:
 def _listens_at(settings: Settings) -> tuple[str, int]:
     host, _, port = settings.web.api_host.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def _limiter(settings: Settings, ends: ExitStack) -> RateLimiter | None:
+    rate, url = settings.limits.rate(), settings.limits_url()
+    if rate is None:
+        return None
+    if url is None:
+        return RateLimiter(rate)
+    from gnomon.storage.redis.rates import RedisBuckets  # its driver is needed only here
+
+    buckets = RedisBuckets(url)
+    ends.callback(buckets.close)
+    return RateLimiter(rate, shared=buckets)

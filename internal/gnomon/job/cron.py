@@ -7,9 +7,11 @@ random and hashed values, years, ranges that wrap around or hold one value (cron
 
 import copy
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise, product
 from typing import NoReturn
 
 from croniter import CroniterBadDateError, CroniterError, croniter
@@ -19,6 +21,8 @@ from gnomon.job.errors import InvalidJob
 POINTER = "/cron_schedule"
 MAX_LENGTH = 200
 EARLIEST = datetime(2000, 1, 1)  # noqa: DTZ001 - on the wall clock
+DAY = timedelta(days=1)
+WINDOW = 5 * 366 * DAY  # from EARLIEST on: two 29ths of February
 NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -58,6 +62,44 @@ class CronRule:
             return stepper.get_next(datetime, start_time=wall.replace(microsecond=0))
         except CroniterBadDateError:
             return None
+
+    def closest(self) -> timedelta | None:
+        """How close two moments that follow each other can get, by the clock on the wall; None for a single one.
+
+        Exact: the times are the same on all days that match, and the days are looked at over five years.
+        """
+        minutes, hours, _, _, _, *more = self.template.expanded
+        times = sorted(
+            timedelta(hours=hour, minutes=minute, seconds=second)
+            for hour, minute, second in product(
+                _values(hours, 24), _values(minutes, 60), _values(more[0], 60) if more else [0]
+            )
+        )
+        within = min((late - early for early, late in pairwise(times)), default=None)
+        over_night = DAY - times[-1] + times[0]
+        if within is not None and within <= over_night:
+            return within
+        apart = self._days_apart()
+        found = [gap for gap in (within, apart and apart - DAY + over_night) if gap is not None]
+        return min(found, default=None)
+
+    def _days_apart(self) -> timedelta | None:
+        """The least distance of two days that match."""
+        least, last = None, None
+        moment = self.after(EARLIEST - DAY)
+        while moment is not None and moment < EARLIEST + WINDOW:
+            day = moment.replace(hour=0, minute=0, second=0)
+            if last is not None:
+                least = day - last if least is None else min(least, day - last)
+            if least == DAY:
+                return least
+            last = day
+            moment = self.after(day + DAY - timedelta(seconds=1))
+        return least
+
+
+def _values(field: Sequence[object], size: int) -> list[int]:
+    return list(range(size)) if "*" in field else [value for value in field if isinstance(value, int)]
 
 
 @lru_cache(maxsize=4096)

@@ -122,6 +122,19 @@ def moments_from(timing: Timing, since: datetime, *, shift: timedelta = timedelt
         moment = next_run_after(timing, moment, shift=shift)
 
 
+def closest(schedule: Schedule) -> timedelta | None:
+    """How close two moments of it can get, by the clock on the wall: daylight saving apart. None for a single one."""
+    match schedule:
+        case Cron(expression=expression):
+            return compile_cron(expression).closest()
+        case Every(seconds=seconds):
+            return timedelta(seconds=seconds)
+        case At():
+            return None
+        case _:
+            assert_never(schedule)
+
+
 def parse_cron(text: str, *, timezone: str, anchor_at: datetime) -> Cron | Every:
     """Reads `cron_schedule` in every spelling: fields, nicknames, `@every 1h30m`, behind `TZ=` or `CRON_TZ=`.
 

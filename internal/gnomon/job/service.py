@@ -14,6 +14,7 @@ from gnomon.job.announced import Announced
 from gnomon.job.document import (
     NAME,
     NAME_RULE,
+    SCHEDULE_FIELDS,
     merge_patch,
     parse_instant,
     read_definition,
@@ -36,6 +37,7 @@ from gnomon.job.ports import (
     Requested,
     RunStore,
 )
+from gnomon.job.quotas import Quotas
 from gnomon.job.schedule import At, Cron, Every, first_run, moments_from
 from gnomon.job.sealing import Seal, no_seal, sealed
 
@@ -53,9 +55,17 @@ class JobService:
     """
 
     def __init__(
-        self, *, jobs: JobStore, runs: RunStore, history: HistoryStore, catalog: Catalog, seal: Seal = no_seal
+        self,
+        *,
+        jobs: JobStore,
+        runs: RunStore,
+        history: HistoryStore,
+        catalog: Catalog,
+        seal: Seal = no_seal,
+        quotas: Quotas = Quotas(),  # noqa: B008 - it is immutable
     ) -> None:
         self._jobs = jobs
+        self._quotas = quotas
         self._runs = runs
         self._history = history
         self._catalog = catalog
@@ -68,7 +78,7 @@ class JobService:
     def prepared(self, document: Mapping[str, Any]) -> Callable[[datetime], NewJob]:
         """What makes a new job of a document, by a store's clock. It raises InvalidJob."""
         known = announced.ask(self._catalog, document)
-        return lambda now: self._born(_read(document, known, None, now), now)
+        return lambda now: self._born(self._read(document, known, None, now), now)
 
     def get(self, reference: str) -> Job:
         """`reference` is an id or `name:` and a name. Raises NotFound."""
@@ -92,7 +102,7 @@ class JobService:
 
         def decide(job: Job, now: datetime) -> JobChange | None:
             RevisionMismatch.check(job.id, job.revision, if_revision)
-            return self._as_defined(job, _read(_patched(job, patch), known, job.definition, now), now)
+            return self._as_defined(job, self._read(_patched(job, patch), known, job.definition, now), now)
 
         return self._jobs.update(before.id, decide)
 
@@ -130,7 +140,7 @@ class JobService:
                 raise NotFound(f"job {job.id} bears another name by now")
             RevisionMismatch.check(job.id, job.revision, if_revision)
             stored = {} if job.definition is None else write_definition(job.definition, secrets=True)
-            definition = _read(replace_document(stored, wanted), known, job.definition, now)
+            definition = self._read(replace_document(stored, wanted), known, job.definition, now)
             return self._as_defined(job, _anchored(definition, job.definition, wanted), now)
 
         return self._jobs.update(before.id, decide)
@@ -267,6 +277,21 @@ class JobService:
         stored = sealed(definition, job_id=job.id, seal=self._seal, before=job.definition)
         return _edited(job, stored, now)
 
+    def _read(
+        self, document: Mapping[str, Any], known: Announced, before: Definition | None, now: datetime
+    ) -> Definition:
+        """Raises InvalidJob, and Conflict where the document names others than were asked about."""
+        try:
+            definition = read_definition(document, now=now)
+        except InvalidJob as error:
+            raise announced.refusal(error, known, before) from error
+        if not known.is_about(definition):
+            raise Conflict("the job was changed at the same time: repeat the change")
+        field = next((field for field in SCHEDULE_FIELDS if document.get(field) is not None), "cron_schedule")
+        schedule_before = None if before is None else before.timing.schedule
+        self._quotas.check_schedule(definition.timing.schedule, schedule_before, pointer=f"/{field}")
+        return announced.settled(definition, known, before)
+
     def _id_of(self, reference: str) -> UUID:
         return self.get(reference).id if reference.startswith(NAME_PREFIX) else _parse_id(reference)
 
@@ -277,17 +302,6 @@ def upcoming(job: Job, count: int) -> list[datetime]:
         return []
     timing = job.definition.timing
     return list(islice(moments_from(timing, job.next_run, shift=timing.shift(job.id)), count))
-
-
-def _read(document: Mapping[str, Any], known: Announced, before: Definition | None, now: datetime) -> Definition:
-    """Raises InvalidJob, and Conflict where the document names others than were asked about."""
-    try:
-        definition = read_definition(document, now=now)
-    except InvalidJob as error:
-        raise announced.refusal(error, known, before) from error
-    if not known.is_about(definition):
-        raise Conflict("the job was changed at the same time: repeat the change")
-    return announced.settled(definition, known, before)
 
 
 def _patched(job: Job, patch: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -20,6 +20,8 @@ from pydantic_core import ErrorDetails, PydanticUndefined
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gnomon.job.errors import ConfigurationError
+from gnomon.job.quotas import Quotas
+from gnomon.job.rates import Rate
 from gnomon.job.retention import Retention as Kept
 from gnomon.settings import sources
 from gnomon.settings.database_url import address_of, driver_url
@@ -35,6 +37,7 @@ from gnomon.settings.kinds import (
     Expects,
     Few,
     Format,
+    Frequency,
     Hosts,
     Lease,
     Level,
@@ -212,6 +215,31 @@ class Worker(Section):
         return self
 
 
+class Limits(Section):
+    """How much callers of the API may ask for, and what jobs may be."""
+
+    requests: Frequency = Field(
+        default=100, description="requests that each caller of the API may make a second, averaged; 0 for any number"
+    )
+    burst: Many = Field(default=1000, description="requests that each caller may make at once, after a pause")
+    url: CacheUrl | None = Field(
+        default=None,
+        description="a Redis where API processes count requests together; where it is not set or away, each counts by "
+        "itself",
+    )
+    min_interval: Duration = Field(
+        default=timedelta(seconds=1), description="the least time between two moments of a job's schedule"
+    )
+
+    def rate(self) -> Rate | None:
+        """None for no limit."""
+        return Rate(per_second=self.requests, burst=self.burst) if self.requests else None
+
+    def quotas(self) -> Quotas:
+        """As the service takes them."""
+        return Quotas(min_interval=self.min_interval)
+
+
 class Retention(Section):
     """How much of the past is kept. What is not finished stays in any case."""
 
@@ -278,6 +306,7 @@ class Settings(BaseSettings):
     cache: Cache = Cache()
     scheduler: Scheduler = Field(default_factory=lambda: Scheduler())
     worker: Worker = Worker()
+    limits: Limits = Limits()
     retention: Retention = Retention()
     egress: Egress = Egress()
     secrets: Secrets = Secrets()
@@ -307,6 +336,10 @@ class Settings(BaseSettings):
     def private_keys(self) -> tuple[str, ...]:
         """The keys to open with, in the order given."""
         return _words(self.secrets.private_keys)
+
+    def limits_url(self) -> str | None:
+        """Where API processes count requests together, password included; None where there is no such place."""
+        return None if self.limits.url is None else self.limits.url.get_secret_value()
 
     def origin_of(self, name: str) -> str:
         """The flag, variable or file that gave this setting its value, or `default`."""
