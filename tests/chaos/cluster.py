@@ -19,6 +19,7 @@ from gnomon.embedded.ports import free_port
 from gnomon.embedded.processes import end_orphans_of, family_of, stop_child
 
 LEASE_SECONDS = 6
+PER_HOST = 6  # executions that a worker has under way for one host
 SCHEDULERS = ("scheduler-1", "scheduler-2", "scheduler-3")
 HANDLERS = {"worker-4": "handlers", "worker-5": "handlers", "worker-6": "async"}
 WORKERS = ("worker-1", "worker-2", "worker-3", *HANDLERS)
@@ -171,6 +172,7 @@ class Cluster:
             "SCHEDULER_EGRESS_ALLOW": "127.0.0.0/8,::1/128",
             "SCHEDULER_LOG_FORMAT": "text",
             "SCHEDULER_MAX_JOB_LOCK_TIME": f"{LEASE_SECONDS}s",
+            "SCHEDULER_WORKER_CONCURRENCY_PER_HOST": str(PER_HOST),
         }
         if name in APIS:
             settings["SCHEDULER_WEB_API_HOST"] = f"127.0.0.1:{self._api_ports[name]}"

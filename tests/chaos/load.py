@@ -31,6 +31,7 @@ _HANDLED = (
     "chaos_loop:hang",
     *("chaos_row:return", "chaos_row:return", "chaos_row:slow", "chaos_row:raise", "chaos_row:die", "chaos_row:hang"),
 )
+_ADDRESSES = ("127.0.0.1", "127.0.0.2")  # what hangs has a host of its own
 _OVERLAPS = ("skip", "allow", "queue")
 _MISFIRES = ("run_once", "run_all", "skip")
 
@@ -54,7 +55,8 @@ class Targets:
         is_message, choice = rng.random() < _SHARE_OF_MESSAGES, rng.random()
         if is_message and path == "ok" and self._post_office is not None:
             return {"type": "AMQP", "amqp_job": self._post_office.message(choice)}
-        return {"type": "HTTP", "http_job": {"url": f"{self._sink_url}/{path}", "method": "POST", "body": "{}"}}
+        url = self._sink_url.replace(*_ADDRESSES) if path.startswith("hang/") else self._sink_url
+        return {"type": "HTTP", "http_job": {"url": f"{url}/{path}", "method": "POST", "body": "{}"}}
 
 
 class Load:
@@ -186,6 +188,8 @@ def standing_jobs(rng: random.Random) -> list[Document]:
     ]
     return [
         *overlapping,
+        # nearly as many as may be under way for one host, and more than that while a worker is away
+        *({"interval_seconds": 1, "overlap": overlap, "path": "hang/1"} for overlap in ("allow", "allow", *_OVERLAPS)),
         *({"interval_seconds": 1, "overlap": "allow", "path": "ok", "misfire": misfire} for misfire in short_grace),
         *({"interval_seconds": 2, "overlap": "queue", "misfire": misfire} for misfire in short_grace),
         *({"interval_seconds": 5, "overlap": "skip", "path": path} for path in sorted(set(_HANDLED))),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from chaos.evidence import Evidence
+from chaos.evidence import Evidence, Row
 
 _PROMPT = timedelta(seconds=2)
 # What was sent just before a fault is hit by it too.
@@ -57,15 +57,23 @@ def recoveries(evidence: Evidence, episodes: Sequence[Episode]) -> Sequence[Reco
 
 
 def starts(evidence: Evidence) -> Iterator[Start]:
-    """Those of the schedule. Executions that waited for another are due when they no longer had to."""
+    """Those of the schedule. Executions that waited for another are due when they no longer had to.
+
+    What calls the host that hangs has to wait for its places, also where nothing else is broken.
+    """
     for row in evidence.executions:
-        if row["first_started_at"] is None or row["trigger"] != "SCHEDULE":
+        if row["first_started_at"] is None or row["trigger"] != "SCHEDULE" or _hangs(evidence, row):
             continue
         notes = evidence.transitions_of.get(row["id"], ())
         waited = bool(notes) and notes[0]["new"] == "WAITING"
         freed = next((note["at"] for note in notes if note["new"] == "PENDING"), None) if waited else None
         due = max(freed or row["scheduled_at"], row["scheduled_at"])
         yield Start(due=due, at=row["first_started_at"])
+
+
+def _hangs(evidence: Evidence, row: Row) -> bool:
+    definition = evidence.definitions.get((row["job_id"], row["revision"])) or {}
+    return "/hang/" in str(definition.get("http_job"))
 
 
 def _takeovers(evidence: Evidence) -> Iterator[tuple[str, Start]]:

@@ -7,6 +7,9 @@ separated by tabs. Requests that come together share an fsync. The path says wha
     /slow/1.5        200 after so many seconds
     /flaky/503/2     503 to the first two requests with a key, then 200
     /reset/1         hangs up with RST on the first request with a key, then 200
+    /hang/1          no answer to the first request with a key for longer than anybody waits, then 200
+
+It listens on two addresses, so that what hangs may be another host than the rest.
 
     python -m chaos.sink PORT LOG
 """
@@ -24,6 +27,8 @@ from pathlib import Path
 import uvloop
 
 RESET = 0
+ADDRESSES = ("127.0.0.1", "127.0.0.2")
+FOR_EVER = 60.0  # seconds, longer than any job's timeout
 
 
 class Journal:
@@ -97,6 +102,8 @@ def behaviour(path: str, count: int) -> tuple[int, float]:
             return 200, float(seconds)
         case ["flaky", status, times]:
             return (int(status) if count <= int(times) else 200), 0.0
+        case ["hang", times]:
+            return 200, FOR_EVER if count <= int(times) else 0.0
         case ["reset", times]:
             return (RESET if count <= int(times) else 200), 0.0
         case _:
@@ -113,7 +120,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 async def serve(port: int, log: Path) -> None:
     """For ever."""
     journal = Journal(log)
-    server = await asyncio.start_server(Sink(journal).talk, "127.0.0.1", port, backlog=1024)
+    server = await asyncio.start_server(Sink(journal).talk, ADDRESSES, port, backlog=1024)
     async with server:
         await journal.keep()
 

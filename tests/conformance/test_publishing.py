@@ -56,6 +56,41 @@ def test_returned_slots_are_due_at_once_and_start_anew(world: TimedScene, publis
     assert until_next(world) <= 15 * JITTER
 
 
+def test_slots_returned_with_a_delay_are_due_one_after_the_other(world: TimedScene) -> None:
+    ids = sorted(world.service.run_now(str(world.create().id)).execution.id for _ in range(12))
+    world.dispatch.republish(limit=100)
+    world.executions.return_slots(ids, delay=timedelta(seconds=60), spread=timedelta(seconds=600))
+    assert 58 < until_next(world) < 660
+    world.advance(timedelta(seconds=58))
+    assert world.dispatch.republish(limit=100) == {}
+    world.advance(timedelta(seconds=302))
+    soon = world.dispatch.republish(limit=100).get("io", ())
+    assert len(soon) < 12  # 1 in 4,096 that all come in the first half
+    world.advance(timedelta(seconds=302))
+    late = world.dispatch.republish(limit=100)["io"]
+    assert set(late) >= set(ids) - set(soon)
+
+
+def test_returned_slot_is_not_due_before_the_execution_is(world: TimedScene, published: list[UUID]) -> None:
+    (claimed,) = world.claim(published)
+    world.executions.record([record(claimed, State.PENDING, delay=timedelta(hours=1))])
+    world.executions.return_slots(published, delay=timedelta(seconds=60), spread=timedelta(seconds=60))
+    assert until_next(world) > 3000
+
+
+def test_pending_executions_are_shown_with_their_definitions_and_stay_so(
+    world: TimedScene, published: list[UUID]
+) -> None:
+    (execution_id,) = published
+    found = world.executions.pending([*published, uuid4()])
+    ((job_id, revision),) = found.values()
+    assert found.keys() == {execution_id}
+    assert (job_id, revision) in world.executions.definitions([(job_id, revision)])
+    (claimed,) = world.claim(published)
+    assert (claimed.attempt, claimed.job_id, claimed.revision) == (1, job_id, revision)
+    assert world.executions.pending(published) == {}
+
+
 def test_returned_slot_of_what_is_not_pending_changes_nothing(world: TimedScene, published: list[UUID]) -> None:
     (claimed,) = world.claim(published)
     world.dispatch.return_slots(published)

@@ -239,7 +239,7 @@ STEPS: Mapping[type, Mapping[str, str]] = {
 WITHOUT_POINTS: Mapping[type, set[str]] = {
     DispatchStore: {"horizon"},
     ExecutionQueue: {"probe", "lost_messages", "break_off"},
-    ExecutionStore: {"recorded_before", "overlooked"},
+    ExecutionStore: {"recorded_before", "overlooked", "pending"},
     EffectStore: {"together"},  # in a child process: tests/integration/test_effects.py kills that at each point
     JobStore: {"get", "get_by_name", "list"},
     CreationStore: {"rehearse"},

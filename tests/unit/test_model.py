@@ -22,6 +22,7 @@ from gnomon.storage import postgres
 NO_STEP = {
     "FREE_SLOTS": "moves the time of the next publish, and in the model that may come at any moment",
     "RETURN_SLOTS": "likewise",
+    "PUT_OFF": "likewise",
     "PRUNE_AGED": "removes what is final, which no step of the model changes or creates again",
     "PRUNE_CROWD_OF_FAILED": "likewise",
     "PRUNE_CROWD_OF_SUCCEEDED": "likewise",

@@ -51,6 +51,7 @@ def test_every_setting_reads_its_default_from_file_environment_and_flag(file: Pa
         "db.url": "postgresql://db.example/x",
         "cache.url": "redis://x",
         "limits.url": "redis://x",
+        "worker.concurrency_per_host": "32",
         "worker.handlers": "reports.daily, mails",
         "auth.admin_key": KEY.text,
         "auth.metrics_key": KEY.text,

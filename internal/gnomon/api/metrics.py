@@ -29,6 +29,7 @@ COUNTERS = (
     ("jobs_started", "Executions whose first attempt started", {STARTED}),
     ("jobs_completed", "Executions that succeeded", {State.SUCCEEDED.value}),
     ("jobs_failed", "Executions that ended FAILED or UNKNOWN", {State.FAILED.value, State.UNKNOWN.value}),
+    ("jobs_put_off", "Times that an execution was put off, as its target's host had as many as it may", {"put_off"}),
 )
 BOUNDS = [*map(floatToGoString, DURATION_BUCKETS), "+Inf"]
 

@@ -87,6 +87,7 @@ def run(settings: Settings) -> int:
         strategies=registry.retry_strategies,
         unseal=opener,
         knows=KnownHandlers(registry, on_loop="async" in settings.worker.queues),
+        per_host=None if _runs_children(settings) else settings.worker.per_host,
     )
     runner.start()
     code = run_worker(

@@ -479,8 +479,16 @@ class ExecutionStore(Protocol):
     def release(self, tokens: Collection[Token], *, delay: timedelta) -> set[UUID]:
         """L: gives attempts back whose effect has not started; no failure is counted."""
 
-    def return_slots(self, ids: Collection[UUID]) -> None:
-        """As DispatchStore.return_slots: for ids of a message that this worker will not admit."""
+    def pending(self, ids: Collection[UUID]) -> Mapping[UUID, tuple[UUID, int]]:
+        """The job and the revision of those that are pending: what a claim would take, at most. Changes nothing."""
+
+    def return_slots(
+        self, ids: Collection[UUID], *, delay: timedelta = timedelta(0), spread: timedelta = timedelta(0)
+    ) -> None:
+        """As DispatchStore.return_slots: for ids of a message that this worker will not admit.
+
+        They are due after `delay`, each a random part of `spread` later.
+        """
 
     def overlooked(self, queues: Collection[str], *, oldest: timedelta, newest: timedelta) -> int:
         """How many executions of these queues are due and unclaimed after a second message or a later one.

@@ -179,6 +179,11 @@ class Worker(Section):
     """Carrying executions out."""
 
     concurrency: Count = Field(default=256, description="executions in flight at once in one worker process")
+    concurrency_per_host: Count | None = Field(
+        default=None,
+        description="of these, how many may be for one host, or one async handler; a quarter of worker.concurrency "
+        "where it is not set",
+    )
     threads: Threads = Field(default=8, description="messages admitted at once by one worker process")
     queues: Names = Field(
         default=("io",),
@@ -199,6 +204,11 @@ class Worker(Section):
         default=timedelta(seconds=20),
         description="how long executions in flight may take to end when the worker is stopped",
     )
+
+    @property
+    def per_host(self) -> int:
+        """That which holds."""
+        return self.concurrency_per_host or max(1, self.concurrency // 4)
 
     @model_validator(mode="after")
     def _one_kind_of_queue(self) -> Self:

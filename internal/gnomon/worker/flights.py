@@ -7,10 +7,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from gnomon.job.model import Definition
 from gnomon.job.ports import Claimed, Token
+
+if TYPE_CHECKING:
+    from gnomon.worker.turns import Place
 
 TRUSTED = 0.9  # the share of a lease that is relied on
 
@@ -27,7 +31,8 @@ class Abort(StrEnum):
 class Flight:
     """One attempt in flight. `trusted_until` is this process's own clock (`monotonic`), on the safe side.
 
-    `begun`: its task runs. A task that is cancelled before that would end without a trace.
+    `begun`: its task runs. A task that is cancelled before that would end without a trace. `started`: S is done, or
+    not asked for. `place`: that at its host; it may have to wait there.
     """
 
     claimed: Claimed
@@ -38,6 +43,8 @@ class Flight:
     task: asyncio.Task[None] | None = None
     begun: bool = False
     abort: Abort | None = None
+    started: bool = True
+    place: "Place" = field(init=False)
     token: Token = field(init=False)
 
     def __post_init__(self) -> None:

@@ -4,8 +4,11 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 from uuid import UUID, uuid4
 
@@ -17,10 +20,12 @@ from gnomon.job.sealing import Open, no_open
 from gnomon.job.target import Target
 from gnomon.worker.defects import log_defect
 from gnomon.worker.definitions import Closed, Key, RecentDefinitions
+from gnomon.worker.errands import Errands
 from gnomon.worker.executors import BrokenOff, Call, Executor
 from gnomon.worker.flights import Abort, Flight, Flights, monotonic, trusted_until
 from gnomon.worker.recorder import Recorder
 from gnomon.worker.slots import Slots
+from gnomon.worker.turns import At, Later, Place, Turns, host_of
 from gnomon.worker.verdict import NO_STRATEGIES, Interrupted, Strategies, Tried, closed, judge, not_begun, unreadable
 
 log = logging.getLogger(__name__)
@@ -38,6 +43,9 @@ class Runner:
 
     `admit` is called by many threads at once and returns when the last id has been claimed and handed to the loop (or
     dropped): the slots are the only back-pressure, so a slow target holds up nothing but itself.
+
+    No host gets more than `per_host` slots. Beyond these as many executions wait here, claimed and without a slot; the
+    rest is put off before it is claimed.
     """
 
     RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -46,6 +54,7 @@ class Runner:
     DEFECT_PAUSE = timedelta(seconds=15)
     LACKING_PAUSE = timedelta(seconds=2)
     LONGEST_PAUSE = timedelta(seconds=60)
+    LONGEST_WAIT_SECONDS = 60.0  # for its turn; then another worker may be free for it
 
     def __init__(
         self,
@@ -58,6 +67,7 @@ class Runner:
         strategies: Strategies = NO_STRATEGIES,
         knows: Callable[[Target], bool] = lambda _: True,
         unseal: Open = no_open,
+        per_host: int | None = None,
     ) -> None:
         """`knows`: what this worker can run; the rest is given back, for another that can. `unseal` opens secrets."""
         self._store = store
@@ -67,6 +77,8 @@ class Runner:
         self._loop = new_loop()
         self._lease = lease
         self._slots = Slots(concurrency)
+        self._turns = Turns(per_host)
+        self._errands = Errands()
         self._flights = Flights()
         self._definitions = RecentDefinitions(store, unseal)
         self._recorder = Recorder(store, self._flights, lease=lease, abort=self._abort)
@@ -81,6 +93,7 @@ class Runner:
         self._executors = asyncio.run_coroutine_threadsafe(self._build_executors(), self._loop).result()
         self._loop.call_soon_threadsafe(self._break_off_untrusted)
         self._recorder.start()
+        self._errands.start()
 
     def admit(self, ids: Sequence[UUID]) -> None:
         """Claims and starts all of `ids` that are still to be run, waiting for slots as needed."""
@@ -103,9 +116,14 @@ class Runner:
         self._stopping.set()
         ends_at = monotonic() + grace.total_seconds()
         self._slots.close()
+        self._turns.close()
+        self._send_back_waiting()
         farewell = min(self.FAREWELL_SECONDS, grace.total_seconds() / 4)
-        if not self._slots.wait_until_idle(grace.total_seconds() - farewell):
+        idle = self._slots.wait_until_idle(grace.total_seconds() - farewell)
+        self._send_back_waiting()  # what was being claimed when the others went
+        if not idle:
             self._ground()
+        self._errands.stop(timedelta(seconds=self.FAREWELL_SECONDS / 2))
         unwritten = self._recorder.stop(timedelta(seconds=max(ends_at - monotonic(), self.FAREWELL_SECONDS)))
         if unwritten:
             log.error(
@@ -152,22 +170,53 @@ class Runner:
 
     def _admit_part(self, ids: Sequence[UUID]) -> None:
         """Takes the place of `len(ids)` slots; those that are not used are given back."""
+        places: dict[UUID, Place] = {}
         flights: list[Flight] = []
         try:
-            flights = self._claim(ids)
+            flights = self._claim(self._placed(ids, places), places)
             if flights:
                 self._flights.add(flights)
                 self._loop.call_soon_threadsafe(self._take_off, flights)
         finally:
-            self._slots.give(len(ids) - len(flights))
+            self._slots.give(len(ids) - sum(place.began_calling for place in places.values()))
+            for execution_id in places.keys() - {flight.claimed.id for flight in flights}:
+                self._leave(places[execution_id])
 
-    def _claim(self, ids: Sequence[UUID]) -> list[Flight]:
+    def _placed(self, ids: Sequence[UUID], places: dict[UUID, Place]) -> Sequence[UUID]:
+        """Which of `ids` to claim. Where a host may get too much, those that have places; the others are put off."""
+        if self._turns.have_room_for(len(ids)):
+            return ids
+        pending = self._insist(lambda: self._store.pending(ids))
+        definitions = self._definitions_of(set(pending.values())) if pending else {}
+        crowded: dict[str, list[UUID]] = defaultdict(list)
+        for execution_id, key in pending.items():
+            definition = definitions.get(key)
+            host = host_of(definition.target) if isinstance(definition, Definition) else None
+            place = self._turns.reserve(host)
+            if place is not None:
+                places[execution_id] = place
+            elif host is not None:
+                crowded[host].append(execution_id)
+        for host, late in crowded.items():
+            self._put_off(late, self._turns.put_off(host, len(late)))
+        return list(places)
+
+    def _put_off(self, ids: Sequence[UUID], later: Later) -> None:
+        try:
+            self._store.return_slots(ids, delay=later.delay, spread=later.spread)
+        except Unavailable as error:
+            log.warning("%s executions could not be put off (%s); they are published again soon", len(ids), error)
+
+    def _claim(self, ids: Sequence[UUID], places: dict[UUID, Place]) -> list[Flight]:
+        if not ids:
+            return []
         delivery, sent_at = uuid4(), monotonic()
         claimed = self._insist(lambda: self._store.claim(ids, delivery=delivery, lease=self._lease))
         if not claimed:
             return []
         try:
             flights = self._trusted(self._known(self._readable(claimed, delivery, sent_at), delivery))
+            flights = self._seated(flights, places, delivery)
             return self._trusted(self._started(flights, delivery))
         except Unavailable:
             self._give_back(claimed, delivery)
@@ -209,6 +258,7 @@ class Runner:
             owner=delivery,
             trusted_until=trusted_until(sent_at, self._lease),
             renewed_at=sent_at,
+            started=definition.delivery is not Delivery.AT_MOST_ONCE,
         )
 
     def _known(self, flights: list[Flight], delivery: UUID) -> list[Flight]:
@@ -222,16 +272,36 @@ class Runner:
             )
         return known
 
+    def _seated(self, flights: list[Flight], places: dict[UUID, Place], delivery: UUID) -> list[Flight]:
+        """With their places. Those for which there is none, because others came in between, are given back."""
+        crowded: dict[str, list[Claimed]] = defaultdict(list)
+        for flight in flights:
+            host = host_of(flight.definition.target)
+            place = places.get(flight.claimed.id) or self._turns.reserve(host)
+            if place is None:
+                crowded[host].append(flight.claimed)
+            else:
+                places[flight.claimed.id] = flight.place = place
+        for host, late in crowded.items():
+            self._give_back(late, delivery, delay=self._turns.put_off(host, len(late)).delay)
+        return [flight for flight in flights if flight.claimed.id in places]
+
     def _started(self, flights: list[Flight], delivery: UUID) -> list[Flight]:
-        """Gives back the at-most-once flights whose start could not be marked in time: they must not be sent."""
-        marking = [flight.token for flight in flights if flight.definition.delivery is Delivery.AT_MOST_ONCE]
+        """Gives back the at-most-once flights whose start could not be marked in time: they must not be sent.
+
+        What waits for its turn is marked then.
+        """
+        marking = [flight for flight in flights if not flight.started and flight.place.at is not At.WAITING]
         if not marking:
             return flights
-        started = self._insist(lambda: self._store.start(marking, delivery=delivery, margin=self._lease / 2))
-        refused = {token.id for token in marking} - started
+        tokens = [flight.token for flight in marking]
+        started = self._insist(lambda: self._store.start(tokens, delivery=delivery, margin=self._lease / 2))
+        for flight in marking:
+            flight.started = flight.token.id in started
+        refused = {flight.claimed.id for flight in marking if not flight.started}
         if refused:
-            self._give_back([flight.claimed for flight in flights if flight.token.id in refused], delivery)
-        return [flight for flight in flights if flight.token.id not in refused]
+            self._give_back([flight.claimed for flight in marking if not flight.started], delivery)
+        return [flight for flight in flights if flight.claimed.id not in refused]
 
     def _trusted(self, flights: list[Flight]) -> list[Flight]:
         """Renews what a store that was away has left little time for; without those that were taken over.
@@ -249,11 +319,58 @@ class Runner:
             flight.renewed_at, flight.trusted_until = sent_at, trusted_until(sent_at, self._lease)
         return [flight for flight in flights if flight.token.id in kept]
 
-    def _take_off(self, flights: Collection[Flight]) -> None:
+    def _take_off(self, flights: Iterable[Flight]) -> None:
+        """On the loop. Those whose turn it is fly; `_leave` calls the others."""
         for flight in flights:
-            if self._grounded.is_set():
-                self._abort(flight, Abort.SHUTDOWN)
+            if self._turns.park(flight.place, flight) is At.CALLING:
+                self._begin(flight)
+
+    def _begin(self, flight: Flight) -> None:
+        if self._grounded.is_set():
+            self._abort(flight, Abort.SHUTDOWN)
+        if flight.started or flight.abort is not None:
             flight.task = self._loop.create_task(self._fly(flight))
+        else:
+            self._errands.add(partial(self._start_late, flight))
+
+    def _start_late(self, flight: Flight) -> None:
+        """S for one that waited: by the errands' thread."""
+        try:
+            started = self._started([flight], flight.owner)
+        except Unavailable:  # this worker stops
+            self._abort(flight, Abort.SHUTDOWN)
+            started = [flight]
+        if started:
+            self._loop.call_soon_threadsafe(self._begin, flight)
+        else:
+            self._flights.remove(flight)
+            self._leave(flight.place)
+
+    def _leave(self, place: Place) -> None:
+        """The place goes, with its slot, to the next that waits for it; from any thread."""
+        left = self._turns.leave(place)
+        if left.next is None:
+            self._slots.give(int(left.had_slot))
+        elif left.next.flight is not None:  # otherwise its claim is on its way
+            self._loop.call_soon_threadsafe(self._begin, left.next.flight)
+
+    def _send_back_waiting(self) -> None:
+        self._send_back([flight for flight in self._flights.all() if self._turns.withdraw(flight.place)])
+
+    def _send_back_late(self) -> None:
+        """Those that have waited for too long go, for another worker to take."""
+        since = time.monotonic() - self.LONGEST_WAIT_SECONDS
+        late = [f for f in self._flights.all() if f.place.at is At.WAITING and f.place.since < since]
+        late = [flight for flight in late if self._turns.withdraw(flight.place)]
+        if late:
+            self._errands.add(partial(self._send_back, late))
+
+    def _send_back(self, flights: Sequence[Flight]) -> None:
+        """Gives back what has waited in vain, and is withdrawn."""
+        for flight in flights:
+            self._flights.remove(flight)
+        for owner, claimed in _by_owner(flights).items():
+            self._give_back(claimed, owner)
 
     async def _fly(self, flight: Flight) -> None:
         """Gives the slot back only when the outcome is with the recorder: an idle runner has nothing left to record."""
@@ -265,7 +382,7 @@ class Runner:
                 self._record(flight, outcome, timedelta(seconds=monotonic() - started_at))
         finally:
             self._flights.remove(flight)
-            self._slots.give(1)
+            self._leave(flight.place)
 
     def _record(self, flight: Flight, outcome: Outcome | Interrupted, duration: timedelta = timedelta(0)) -> None:
         tried = _tried(flight.claimed, flight.owner, duration, flight.abort is Abort.CANCELLED)
@@ -301,6 +418,7 @@ class Runner:
         for flight in self._flights.all():
             if flight.trusted_until < monotonic():
                 self._abort(flight, Abort.LEASE_LOST)
+        self._send_back_late()
         self._loop.call_later(self.TRUST_CHECK_SECONDS, self._break_off_untrusted)
 
     def _abort(self, flight: Flight, reason: Abort) -> None:
@@ -314,7 +432,14 @@ class Runner:
                 CONSEQUENCES[reason],
                 extra={"execution_id": str(flight.claimed.id), "job_id": str(flight.claimed.job_id)},
             )
-            self._loop.call_soon_threadsafe(_cancel, flight)
+            self._loop.call_soon_threadsafe(self._end, flight)
+
+    def _end(self, flight: Flight) -> None:
+        """On the loop. What has not begun will see `flight.abort`; what waits for its turn does so at once."""
+        if flight.task is not None and flight.begun:
+            flight.task.cancel()
+        elif self._turns.withdraw(flight.place):
+            flight.task = self._loop.create_task(self._fly(flight))
 
     def _insist(self, ask: Callable[[], Answer]) -> Answer:
         """Asks until the store answers: while it is away, not taking messages is the right back-pressure.
@@ -355,9 +480,11 @@ class Runner:
             log.warning("%s executions of a message were not admitted (%s); they are published again", len(ids), error)
 
 
-def _cancel(flight: Flight) -> None:
-    if flight.task is not None and flight.begun:  # otherwise it will see flight.abort
-        flight.task.cancel()
+def _by_owner(flights: Iterable[Flight]) -> Mapping[UUID, list[Claimed]]:
+    found: dict[UUID, list[Claimed]] = defaultdict(list)
+    for flight in flights:
+        found[flight.owner].append(flight.claimed)
+    return found
 
 
 def _tried(claimed: Claimed, owner: UUID, duration: timedelta, cancelled: bool = False) -> Tried:

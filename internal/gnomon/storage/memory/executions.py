@@ -86,10 +86,22 @@ class MemoryExecutionStore:
                 self._release(row, now, now + delay)
             return {row.id for row in rows}
 
-    def return_slots(self, ids: Collection[UUID]) -> None:
+    def pending(self, ids: Collection[UUID]) -> Mapping[UUID, tuple[UUID, int]]:
+        """What a claim would look at."""
+        with self._memory.transaction():
+            rows = (self._memory.rows.get(execution_id) for execution_id in ids)
+            return {
+                row.id: (row.execution.job_id, row.execution.revision)
+                for row in rows
+                if row is not None and row.state is State.PENDING
+            }
+
+    def return_slots(
+        self, ids: Collection[UUID], *, delay: timedelta = timedelta(0), spread: timedelta = timedelta(0)
+    ) -> None:
         """Gives publish slots back."""
         with self._memory.transaction() as now:
-            return_slots(self._memory, ids, now)
+            return_slots(self._memory, ids, now, delay=delay, spread=spread)
 
     def overlooked(self, queues: Collection[str], *, oldest: timedelta, newest: timedelta) -> int:
         """Reads the slots under way, which end within the longest one and its jitter."""

@@ -18,8 +18,15 @@ def next_slot(count: int, rand: Callable[[], float]) -> timedelta:
     return min(SLOT * doubled, MAX_SLOT) * (1 + rand() / 10)
 
 
-def return_slots(memory: Memory, ids: Collection[UUID], now: datetime) -> None:
-    """Pending executions are due to be published at once, or when they are available."""
+def return_slots(
+    memory: Memory,
+    ids: Collection[UUID],
+    now: datetime,
+    *,
+    delay: timedelta = timedelta(0),
+    spread: timedelta = timedelta(0),
+) -> None:
+    """Pending executions are due to be published after `delay` and a part of `spread`, or when they are available."""
     for row in (memory.rows.get(execution_id) for execution_id in ids):
         if row is not None and row.state is State.PENDING:
-            memory.slot(row, max(now, row.execution.available_at), 0)
+            memory.slot(row, max(now + delay + memory.rand() * spread, row.execution.available_at), 0)

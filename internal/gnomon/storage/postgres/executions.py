@@ -113,10 +113,23 @@ class PostgresExecutionStore:
         """L."""
         return self._ids(statements.RELEASE, {"tokens": json_tokens(tokens), "delay": delay.total_seconds()})
 
-    def return_slots(self, ids: Collection[UUID]) -> None:
-        """Gives publish slots back."""
+    def pending(self, ids: Collection[UUID]) -> Mapping[UUID, tuple[UUID, int]]:
+        """Reads by primary key."""
         with translated(), self._engine.connect() as connection:
-            connection.execute(statements.RETURN_SLOTS, {"ids": uuid_array(ids)})
+            rows = connection.execute(statements.PENDING, {"ids": uuid_array(ids)})
+            return {row.id: (row.job_id, row.revision) for row in rows}
+
+    def return_slots(
+        self, ids: Collection[UUID], *, delay: timedelta = timedelta(0), spread: timedelta = timedelta(0)
+    ) -> None:
+        """Gives publish slots back; with a delay, it is counted."""
+        parameters: dict[str, Any] = {"ids": uuid_array(ids)}
+        statement = statements.RETURN_SLOTS
+        if delay or spread:
+            statement = statements.PUT_OFF
+            parameters |= {"delay": delay.total_seconds(), "spread": spread.total_seconds(), "instance": self._instance}
+        with translated(), self._engine.connect() as connection:
+            connection.execute(statement, parameters)
 
     def overlooked(self, queues: Collection[str], *, oldest: timedelta, newest: timedelta) -> int:
         """Reads the slots under way, which end within the longest one and its jitter."""

@@ -144,12 +144,14 @@ with pick as materialized (
 update executions e set next_publish_at = now(), publish_count = 0 from pick where e.id = pick.id
 """)
 
-RETURN_SLOTS: TextClause = text("""
-with pick as materialized (
+PICK_PENDING = """pick as materialized (
     select id from executions
     where id = any(cast(:ids as uuid[])) and state is not distinct from 'PENDING'
     order by id for no key update
-)
+)"""
+
+RETURN_SLOTS: TextClause = text(f"""
+with {PICK_PENDING}
 update executions e set next_publish_at = greatest(now(), e.available_at), publish_count = 0
 from pick where e.id = pick.id
 """)
@@ -171,6 +173,26 @@ HORIZON = _horizon("", "")
 HORIZON_NAMED = _horizon(NAMED_JOB, NAMED_EXECUTION)
 
 NO_BUCKETS = f"array_fill(0::bigint, array[{len(DURATION_BUCKETS) + 1}])"
+
+# Before C, where some may have to wait for others of their target's host.
+PENDING: TextClause = text("""
+select id, job_id, revision from executions
+where id = any(cast(:ids as uuid[])) and state is not distinct from 'PENDING'
+""")
+
+# In place of C. Each comes back at a moment of its own, so that those of a host with thousands do not come at once.
+PUT_OFF: TextClause = text(f"""
+with {PICK_PENDING}, put_off as (
+    update executions e set publish_count = 0, next_publish_at =
+        greatest(now() + make_interval(secs => :delay + random() * :spread), e.available_at)
+    from pick where e.id = pick.id
+    returning e.kind, e.queue
+)
+insert into tallies as t (instance_id, kind, queue, outcome, count, duration_sum, duration_buckets)
+select :instance, kind, queue, 'put_off', count(*), 0, {NO_BUCKETS} from put_off
+group by kind, queue order by kind, queue
+on conflict (instance_id, kind, queue, outcome) do update set count = t.count + excluded.count
+""")
 
 # C. Rows of an earlier call with the same delivery, whose reply was lost, come back as well.
 CLAIM: TextClause = text(f"""

@@ -1,6 +1,7 @@
 """The worker's side of executions: C, S, W, L and the renewal of leases, of docs/protocol.md."""
 
 import logging
+import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -73,10 +74,20 @@ class RedisExecutionStore:
         """L."""
         return self._ids("release", tokens, delay=delay)
 
-    def return_slots(self, ids: Collection[UUID]) -> None:
+    def pending(self, ids: Collection[UUID]) -> Mapping[UUID, tuple[UUID, int]]:
+        """What a claim would look at."""
+        return {
+            UUID(execution_id): (UUID(job_id), int(revision))
+            for part in parts(ids)
+            for execution_id, job_id, revision in self._database.run("pending", ids=part)
+        }
+
+    def return_slots(
+        self, ids: Collection[UUID], *, delay: timedelta = timedelta(0), spread: timedelta = timedelta(0)
+    ) -> None:
         """Gives publish slots back."""
         for part in parts(ids):
-            self._database.run("return_slots", ids=part)
+            self._database.run("return_slots", ids=part, delay=delay, spread=spread, seed=secrets.randbits(31))
 
     def overlooked(self, queues: Collection[str], *, oldest: timedelta, newest: timedelta) -> int:
         """Those published twice or more are in an order of their own, for each queue."""
