@@ -11,7 +11,9 @@ from support.world import World
 
 from gnomon.api.rate_limits import RateLimiter
 from gnomon.embedded.valkey import EmbeddedValkey
+from gnomon.job.api_key import Key, make_key, to_store
 from gnomon.job.errors import ConfigurationError, Unavailable
+from gnomon.job.principal import Role
 from gnomon.job.rates import SECOND, Rate, Taken, take
 from gnomon.storage.redis.rates import PREFIX, RedisBuckets
 
@@ -56,6 +58,20 @@ def test_an_ipv4_address_is_the_same_caller_over_either_protocol(client: FlaskCl
     addresses = ["192.0.2.7", "::ffff:192.0.2.7", "192.0.2.7", "::ffff:192.0.2.7"]
     assert [ask(client, address) for address in addresses] == [200, 200, 200, 429]
     assert ask(client, "::ffff:192.0.2.8") == 200
+
+
+def test_each_key_is_a_caller_wherever_it_is_used_from(client: FlaskClient, world: World) -> None:
+    keys = [make_key(), make_key()]
+    for key in keys:
+        world.keys.add(to_store(key, name=key.id, role=Role.READ, expires_at=None, created_by="a test"))
+
+    def ask_with(key: Key, address: str) -> int:
+        headers = {"Authorization": f"Bearer {key.text}"}
+        return client.get("/v1/jobs", headers=headers, environ_base={"REMOTE_ADDR": address}).status_code
+
+    addresses = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"]
+    assert [ask_with(keys[0], address) for address in addresses] == [200, 200, 200, 429]
+    assert ask_with(keys[1], "192.0.2.1") == 200
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/health/live", "/health/ready", "/v1/version"])

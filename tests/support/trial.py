@@ -689,7 +689,9 @@ SCENES: Mapping[str, Scene] = {
     "cancel_poll": Cancellation(),
     "L": Leaving(Trial.led, SCHEDULER_WORKER_SHUTDOWN_TIMEOUT="1s"),
     "worker.return_slots": Leaving(
-        lambda trial: len(trial.target.received("/slow")) > 0, SCHEDULER_WORKER_CONCURRENCY="2"
+        lambda trial: len(trial.target.received("/slow")) > 0,
+        SCHEDULER_WORKER_CONCURRENCY="2",
+        SCHEDULER_WORKER_CONCURRENCY_PER_HOST="2",
     ),
     "create": Creation(),
     "create_once": CreationOnce(),

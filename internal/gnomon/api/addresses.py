@@ -32,7 +32,7 @@ def block_of(address: str) -> str:
     parsed = _parsed(address)
     if isinstance(parsed, IPv6Address):
         return str(IPv6Network((parsed, 64), strict=False))
-    return address
+    return address if parsed is None else str(parsed)
 
 
 def is_loopback(host: str) -> bool:
