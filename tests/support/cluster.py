@@ -106,6 +106,11 @@ class Cluster:
         self._roles.append(started)
         return started
 
+    @property
+    def roles(self) -> list[Role]:
+        """All processes that were started, in order."""
+        return list(self._roles)
+
     def start_ready(self, *roles: str) -> list[Role]:
         """Several at once, all ready."""
         started = [self.start(role) for role in roles]
