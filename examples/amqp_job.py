@@ -2,7 +2,8 @@
 
     .venv/bin/python examples/amqp_job.py
 
-GNOMON is where the API is (http://127.0.0.1:8000), BROKER the RabbitMQ (amqp://guest:guest@127.0.0.1:5672/).
+GNOMON is where the API is (http://127.0.0.1:8000), and GNOMON_KEY a key for it if it wants one; BROKER is the RabbitMQ
+(amqp://guest:guest@127.0.0.1:5672/).
 """
 
 import os
@@ -11,6 +12,7 @@ import time
 import requests
 
 GNOMON = os.environ.get("GNOMON", "http://127.0.0.1:8000")
+KEY = os.environ.get("GNOMON_KEY")
 BROKER = os.environ.get("BROKER", "amqp://guest:guest@127.0.0.1:5672/")
 JOB = {
     "type": "AMQP",
@@ -29,13 +31,16 @@ JOB = {
 
 def main() -> None:
     """Creates the job, and waits for an execution."""
-    created = requests.post(f"{GNOMON}/v1/jobs", json=JOB, timeout=10)
+    gnomon = requests.Session()
+    if KEY:
+        gnomon.headers["Authorization"] = f"Bearer {KEY}"
+    created = gnomon.post(f"{GNOMON}/v1/jobs", json=JOB, timeout=10)
     created.raise_for_status()
     job = created.json()
     print(f"job {job['id']} publishes to {job['amqp_job']['connection']}, next at {job['next_run']}", flush=True)
-    requests.post(f"{GNOMON}/v1/jobs/{job['id']}/run", timeout=10).raise_for_status()
+    gnomon.post(f"{GNOMON}/v1/jobs/{job['id']}/run", timeout=10).raise_for_status()
     while True:
-        for execution in requests.get(f"{GNOMON}/v1/jobs/{job['id']}/executions", timeout=10).json():
+        for execution in gnomon.get(f"{GNOMON}/v1/jobs/{job['id']}/executions", timeout=10).json():
             if execution["state"] in ("SUCCEEDED", "FAILED"):
                 print(f"execution {execution['id']}: {execution['state']} {execution['error_message'] or ''}")
                 return

@@ -3,13 +3,17 @@
 #
 #     sh examples/http_job.sh
 #
-# GNOMON is where the API is, RECEIVER where the receiver listens.
+# GNOMON is where the API is, and GNOMON_KEY a key for it if it wants one; RECEIVER is where the receiver listens.
 set -eu
 GNOMON=${GNOMON:-http://127.0.0.1:8000}
 RECEIVER=${RECEIVER:-http://127.0.0.1:9000}
 
+gnomon() {
+    curl --silent --show-error --fail-with-body ${GNOMON_KEY:+-H "Authorization: Bearer $GNOMON_KEY"} "$@"
+}
+
 echo "the job:"
-curl --silent --show-error --fail-with-body "$GNOMON/v1/jobs" -H 'Content-Type: application/json' -d @- <<JSON
+gnomon "$GNOMON/v1/jobs" -H 'Content-Type: application/json' -d @- <<JSON
 {
   "type": "HTTP",
   "name": "report",
@@ -27,10 +31,10 @@ JSON
 echo
 
 echo "an execution, now:"
-curl --silent --show-error --fail-with-body -X POST "$GNOMON/v1/jobs/name:report/run"
+gnomon -X POST "$GNOMON/v1/jobs/name:report/run"
 echo
 
 echo "what it has done so far:"
 sleep 6
-curl --silent --show-error --fail-with-body "$GNOMON/v1/jobs/name:report/executions"
+gnomon "$GNOMON/v1/jobs/name:report/executions"
 echo

@@ -3,10 +3,14 @@
 set -eu
 jobs=${GNOMON:-http://127.0.0.1:8000}/v1/jobs
 
-curl -fsS "$jobs" -H 'Content-Type: application/json' -d '{
+gnomon() {
+    curl -fsS ${GNOMON_KEY:+-H "Authorization: Bearer $GNOMON_KEY"} "$@"
+}
+
+gnomon "$jobs" -H 'Content-Type: application/json' -d '{
   "type": "shop.invoice", "name": "invoice", "schedule": "0 8 * * 1",
   "payload": {"order": 4711, "copies": 2}
 }'
-curl -fsS -X POST "$jobs/name:invoice/run"
+gnomon -X POST "$jobs/name:invoice/run"
 sleep 3
-curl -fsS "$jobs/name:invoice/executions"
+gnomon "$jobs/name:invoice/executions"

@@ -1,5 +1,6 @@
 """Who may ask for what: every route, with every kind of key and without one."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,7 +25,7 @@ OPEN, METRICS, READ, WRITE = Open.TO_ALL, Role.METRICS, Role.READ, Role.WRITE
 ROUTES: dict[tuple[str, str], tuple[Role | Open, int]] = {
     ("GET", "/"): (OPEN, 302),
     ("GET", "/docs"): (OPEN, 200),
-    ("GET", "/docs/static/<path:name>"): (OPEN, 404),
+    ("GET", "/docs/static/<name>"): (OPEN, 404),
     ("GET", "/openapi.json"): (OPEN, 200),
     ("GET", "/health"): (OPEN, 200),
     ("GET", "/health/live"): (OPEN, 200),
@@ -37,7 +38,9 @@ ROUTES: dict[tuple[str, str], tuple[Role | Open, int]] = {
     ("PATCH", "/jobs/<reference>"): (WRITE, 415),
     ("PUT", "/jobs/<reference>"): (WRITE, 415),
     ("DELETE", "/jobs/<reference>"): (WRITE, 404),
+    ("PUT", "/jobs/by-name/<name>"): (WRITE, 415),
     ("GET", "/jobs/<reference>/executions"): (READ, 404),
+    ("GET", "/jobs/<reference>/events"): (READ, 404),
     ("POST", "/jobs/<reference>/run"): (WRITE, 404),
     ("POST", "/jobs/<reference>/pause"): (WRITE, 404),
     ("POST", "/jobs/<reference>/resume"): (WRITE, 404),
@@ -61,12 +64,14 @@ def served(app: Flask) -> Iterator[tuple[str, str]]:
             yield method, rule.rule
 
 
-def unversioned(rule: str) -> str:
-    return rule.removeprefix("/v1")
+def plain(rule: str) -> str:
+    """Without the prefix, and without the kinds of its parameters."""
+    return re.sub(r"<\w+:", "<", rule.removeprefix("/v1"))
 
 
 def path_of(rule: str) -> str:
-    return rule.replace("<reference>", NOBODY).replace("<execution_id>", NOBODY).replace("<path:name>", "none")
+    prefix = "/v1" if rule.startswith("/v1") else ""
+    return prefix + re.sub(r"<(\w+)>", lambda named: "none" if named[1] == "name" else NOBODY, plain(rule))
 
 
 def add(world: World, role: Role, *, name: str | None = None, expires_at: datetime | None = None) -> Key:
@@ -105,7 +110,7 @@ def patient(world: World, **access: Any) -> FlaskClient:
 
 def expected(method: str, rule: str, who: str) -> int:
     """HEAD is as GET; OPTIONS says which methods there are to whoever may read."""
-    path = unversioned(rule)
+    path = plain(rule)
     if method == "OPTIONS":
         needed, status = next(answer for (_, known), answer in ROUTES.items() if known == path)
         needed, status = (READ if needed is WRITE else needed), 200
@@ -118,7 +123,7 @@ def expected(method: str, rule: str, who: str) -> int:
 
 def test_table_holds_every_route(world: World) -> None:
     app = make_client(world).application
-    methods = {(method, unversioned(rule)) for method, rule in served(app) if method not in ("HEAD", "OPTIONS")}
+    methods = {(method, plain(rule)) for method, rule in served(app) if method not in ("HEAD", "OPTIONS")}
     assert methods == ROUTES.keys()
 
 
@@ -164,6 +169,8 @@ def test_who_has_no_key_can_not_tell_what_exists(world: World) -> None:
         response = client.open(path, method=method)
         answers.append({key: value for key, value in problem(response, 401).items() if key != "request_id"})
         assert "Allow" not in response.headers
+    too_large = client.post("/jobs", data=b"x" * 300_000, content_type="application/json")
+    problem(too_large, 401)
     assert all(answer == answers[0] for answer in answers)
     assert client.head(f"/jobs/{job['id']}").status_code == client.head("/nothing").status_code == 401
 
@@ -415,3 +422,13 @@ def test_before_the_tables_are_there_nobody_is_let_in_and_told_to_come_back(worl
     world.sql("drop table api_keys")
     problem(patient(world).get("/jobs"), 503)
     problem(patient(world).get("/jobs", headers=bearing(make_key())), 503)
+
+
+def test_requests_that_are_refused_are_counted(world: World) -> None:
+    client = patient(world)
+    key = add(world, METRICS)
+    client.get("/jobs")
+    client.get("/jobs", headers=bearing(key))
+    text = client.get("/metrics", headers=bearing(key)).get_data(as_text=True)
+    for status in (401, 403):
+        assert f'gnomon_http_request_total{{method="GET",status="{status}"}} 1.0' in text

@@ -195,6 +195,8 @@ def test_openapi_document_tells_every_route(client: FlaskClient) -> None:
         ("patch", "/v1/jobs/{reference}"),
         ("put", "/v1/jobs/{reference}"),
         ("delete", "/v1/jobs/{reference}"),
+        ("put", "/v1/jobs/by-name/{name}"),
+        ("get", "/v1/jobs/{reference}/events"),
         ("get", "/v1/jobs/{reference}/executions"),
         ("post", "/v1/jobs/{reference}/run"),
         ("post", "/v1/jobs/{reference}/pause"),
@@ -257,3 +259,12 @@ def test_docs_need_no_other_origin(client: FlaskClient) -> None:
     text, mimetype = fetched(client, "/docs/static/docs.js")
     assert mimetype == "text/javascript"
     assert "validatorUrl: null" in text
+
+
+def test_docs_can_be_given_a_key_and_keep_it_nowhere(client: FlaskClient) -> None:
+    document = client.get("/openapi.json").get_json()
+    assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+    assert document["security"] == [{"key": []}]
+    assert document["paths"]["/v1/health"]["get"]["security"] == []
+    assert "security" not in document["paths"]["/v1/jobs"]["get"]
+    assert "persistAuthorization: false" in fetched(client, "/docs/static/docs.js")[0]

@@ -16,7 +16,9 @@ from support.cluster import wait_until
 from support.up import ROOT, Up
 
 from gnomon.embedded.ports import free_port
+from gnomon.job.api_key import make_key
 
+KEY = make_key().text
 EXAMPLES = ROOT / "examples"
 README = (EXAMPLES / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.strip().splitlines()]
@@ -85,7 +87,7 @@ def run(name: str, environment: Mapping[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[Up]:
-    started = Up().wait_ready()
+    started = Up(SCHEDULER_AUTH_ADMIN_KEY=KEY).wait_ready()
     yield started
     started.stop(signal.SIGTERM)
 
@@ -95,9 +97,16 @@ def environment(up: Up, tmp_path: Path) -> Mapping[str, str]:
     return {
         **os.environ,
         "GNOMON": up.url,
+        "GNOMON_KEY": KEY,
         "RECEIVER": f"http://127.0.0.1:{free_port()}",
         "DONE": str(tmp_path / "done.db"),
     }
+
+
+def delete(environment: Mapping[str, str], name: str) -> None:
+    url = f"{environment['GNOMON']}/v1/jobs/name:{name}"
+    assert requests.delete(url, timeout=10).status_code == 401
+    requests.delete(url, headers={"Authorization": f"Bearer {KEY}"}, timeout=10).raise_for_status()
 
 
 def done_in(folder: Path) -> list[str]:
@@ -119,7 +128,7 @@ def test_http_job_calls_a_receiver_that_drops_repeats(environment: Mapping[str, 
         assert requests.post(environment["RECEIVER"], data="{}", headers=headers, timeout=10).status_code == 204
     assert f"execution {again} has been worked on: attempt 2 is a repeat" in receiver.text
     assert '"state":"SUCCEEDED"' in said.replace(" ", "")
-    requests.delete(f"{environment['GNOMON']}/v1/jobs/name:report", timeout=10).raise_for_status()
+    delete(environment, "report")
 
 
 def test_amqp_job_publishes_for_a_consumer(environment: Mapping[str, str], rabbitmq_url: str, tmp_path: Path) -> None:
@@ -132,7 +141,7 @@ def test_amqp_job_publishes_for_a_consumer(environment: Mapping[str, str], rabbi
     assert found
     assert found[1] in done_in(tmp_path)
     assert ":***@" in said
-    requests.delete(f"{environment['GNOMON']}/v1/jobs/name:orders", timeout=10).raise_for_status()
+    delete(environment, "orders")
 
 
 def test_job_calls_a_function_in_a_worker(tmp_path: Path) -> None:

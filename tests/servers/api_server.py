@@ -110,6 +110,7 @@ def _serve(database_url: str, port: int, threads: int) -> None:
             history=world.history,
             instances=world.instances,
             catalog=world.catalog,
+            trail=world.trail,
             access=Access(keyring=Keyring(_NoKeys(world.engine)), open_without_keys=True, names=["a"]),
             ready=lambda: None,
             version="1",

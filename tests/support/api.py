@@ -45,6 +45,7 @@ def make_client(
         history=world.history,
         instances=world.instances,
         catalog=world.catalog,
+        trail=world.trail,
         access=Access(**{"keyring": Keyring(world.keys), "open_without_keys": True, **access}),
         ready=ready or (lambda: require_latest(world.engine)),
         version=version,

@@ -49,5 +49,6 @@ def set_scene(world: World) -> None:
     error = {"error_code": "http_status", "error_message": "the target answered 500", "response_status": 500}
     world.executions.record([record(claimed, State.FAILED, owner=delivery, **error)])
     pending = world.service.run_now(str(world.service.create(WAITING).id)).execution
+    world.sql("update job_events set principal = 'anonymous'")
     for given, shown in ((failed.id, FAILED), (pending.id, PENDING)):
         world.sql("update executions set id = :shown where id = :given", given=given, shown=shown)

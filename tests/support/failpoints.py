@@ -47,6 +47,7 @@ from gnomon.job.ports import (
     PlanBatch,
     RepeatStore,
     RunStore,
+    TrailStore,
     Waker,
 )
 from gnomon.worker.executors.amqp_link import Link, Message
@@ -256,6 +257,7 @@ WITHOUT_POINTS: Mapping[type, set[str]] = {
     },
     InstanceStore: {"beat", "leave", "list", "leader"},
     Catalog: {"handler", "handlers", "retry_strategies"},
+    TrailStore: {"list"},
     KeyStore: {"add", "ensure", "find", "list", "revoke", "used", "any_made"},
     Waker: {"wait", "wake"},
 }

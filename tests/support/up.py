@@ -1,5 +1,6 @@
 """./scripts/up as a newcomer runs it."""
 
+import os
 import signal
 import subprocess
 import threading
@@ -12,15 +13,16 @@ ROOT = Path(__file__).parents[2]
 
 
 class Up:
-    """A run of ./scripts/up, from a folder, in a process group of its own."""
+    """A run of ./scripts/up, from a folder, in a process group of its own, with further variables."""
 
-    def __init__(self, *arguments: str, folder: Path = ROOT) -> None:
+    def __init__(self, *arguments: str, folder: Path = ROOT, **variables: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.lines: list[str] = []
         self._process = subprocess.Popen(
             [str(ROOT / "scripts/up"), "--port", str(self.port), *arguments],
             cwd=folder,
+            env={**os.environ, **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Row, text
 
+from gnomon.api.access import acting
 from gnomon.job.creations import Creations
 from gnomon.job.handlers import HandlerSpec
 from gnomon.job.instance import Identity, Role
@@ -34,6 +35,8 @@ from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceS
 from gnomon.storage.postgres.jobs import PostgresJobStore
 from gnomon.storage.postgres.repeats import PostgresRepeatStore
 from gnomon.storage.postgres.runs import PostgresRunStore
+from gnomon.storage.postgres.sessions import acting_for
+from gnomon.storage.postgres.trail import PostgresTrailStore
 from support.keys import OPEN, SEAL
 
 LEASE = timedelta(seconds=30)
@@ -79,13 +82,14 @@ class World(Scene):
     """One database seen through every store."""
 
     def __init__(self, database_url: str) -> None:
-        self.engine = create_engine(database_url, pool_size=5, max_open=20)
+        self.engine = acting_for(create_engine(database_url, pool_size=5, max_open=20), acting)
         self.jobs = PostgresJobStore(self.engine)
         self.history = PostgresHistoryStore(self.engine)
         self.runs = PostgresRunStore(self.engine)
         self.instances = PostgresInstanceStore(self.engine)
         self.housekeeping = PostgresHousekeepingStore(self.engine)
         self.catalog = PostgresCatalog(self.engine)
+        self.trail = PostgresTrailStore(self.engine)
         self.keys = PostgresKeyStore(self.engine)
         self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history, catalog=self.catalog, seal=SEAL)
         self.creations = Creations(self.service, PostgresCreationStore(self.engine))

@@ -92,7 +92,7 @@ class Access:
 
     def _admit(self) -> None:
         g.address = self.address_of(request)
-        needed = _needed_now()
+        needed = needed_now()
         if needed is Open.TO_ALL or (needed is Role.METRICS and self.metrics_public):
             return
         g.principal = asking = self._principal(needed)
@@ -182,7 +182,7 @@ def acting() -> str:
     return "" if asking is None else asking.id
 
 
-def _needed_now() -> Needed:
+def needed_now() -> Needed:
     """What no route serves is nobody's business who may not read; and nobody needs more to be told the methods."""
     if request.endpoint is None or request.routing_exception is not None:
         return Role.READ

@@ -8,7 +8,7 @@ from gnomon.job.document import format_instant, plain_seconds, write_definition
 from gnomon.job.handlers import HandlerInfo
 from gnomon.job.instance import Instance
 from gnomon.job.model import Attempt, Execution, Job, State
-from gnomon.job.ports import Repeatable, Repeated
+from gnomon.job.ports import Entry, Repeatable, Repeated
 from gnomon.job.schedule import describe
 from gnomon.job.service import upcoming
 
@@ -125,6 +125,19 @@ def repeated_answer(done: Repeated) -> Answer:
         "created": [_repetition(execution) for execution in done.created],
         "refused": [{"id": str(one.execution_id), "code": one.code, "reason": one.reason} for one in done.refused],
         "remaining": done.matched - len(done.created) - len(done.refused),
+    }
+
+
+def event_answer(entry: Entry) -> Answer:
+    """An entry of an audit trail."""
+    by = None if entry.principal_id is None else {"id": entry.principal_id, "name": entry.principal_name}
+    return {
+        "at": _instant(entry.at),
+        "action": entry.action.value,
+        "revision": entry.revision,
+        "by": by,
+        "reason": entry.reason,
+        "changed": list(entry.changed),
     }
 
 

@@ -17,13 +17,15 @@ from gnomon.api import (
     problems,
     rate_limits,
     request_ids,
+    request_log,
+    trail,
 )
 from gnomon.api.access import Access, Guarded
 from gnomon.api.context import Context
 from gnomon.api.rate_limits import RateLimiter
 from gnomon.api.routes import Document
 from gnomon.job.creations import Creations
-from gnomon.job.ports import Catalog, HistoryStore, InstanceStore
+from gnomon.job.ports import Catalog, HistoryStore, InstanceStore, TrailStore
 from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
 
@@ -49,6 +51,7 @@ def create_app(
     history: HistoryStore,
     instances: InstanceStore,
     catalog: Catalog,
+    trail: TrailStore,
     access: Access,
     ready: Callable[[], None],
     version: str,
@@ -74,6 +77,7 @@ def create_app(
         repeats=repeats,
         instances=instances,
         catalog=catalog,
+        trail=trail,
         ready=ready,
         version=version,
     ).attach(app)
@@ -81,6 +85,7 @@ def create_app(
     request_ids.register(app)
     problems.register(app)
     metrics.install(app, history, instances)
+    request_log.install(app)
     access.install(app)
     if limiter is not None:
         rate_limits.install(app, limiter)
@@ -96,7 +101,7 @@ def make_document(version: str) -> dict[str, Any]:
 def _register_routes(app: Flask, version: str) -> dict[str, Any]:
     app.config.update(API_TITLE="Gnomon", API_VERSION=version, OPENAPI_VERSION="3.1.0")
     document = Document(app, spec_kwargs={"info": {"description": ABOUT}})
-    for module in (jobs, actions, executions, fleet, health):
+    for module in (jobs, actions, executions, trail, fleet, health):
         document.register_blueprint(module.routes, url_prefix="/v1")
         app.register_blueprint(module.routes, name=f"{module.routes.name}_unversioned")
     app.register_blueprint(docs.routes)

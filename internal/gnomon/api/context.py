@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flask import Flask, current_app
 
 from gnomon.job.creations import Creations
-from gnomon.job.ports import Catalog, InstanceStore
+from gnomon.job.ports import Catalog, InstanceStore, TrailStore
 from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
 
@@ -22,6 +22,7 @@ class Context:
     repeats: Repeats
     instances: InstanceStore
     catalog: Catalog
+    trail: TrailStore
     ready: Callable[[], None]
     version: str
 

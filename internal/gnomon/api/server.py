@@ -50,7 +50,7 @@ def serve(
 
 
 class ProcessLogger(Logger):  # type: ignore[misc]
-    """gunicorn's events go where the process logs; requests are not among them: /metrics counts them."""
+    """gunicorn's events go where the process logs; requests are not among them: see request_log.py."""
 
     def setup(self, cfg: Any) -> None:
         """Called by gunicorn instead of adding handlers of its own."""

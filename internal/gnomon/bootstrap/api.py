@@ -8,7 +8,7 @@ from flask import Flask
 from sqlalchemy import Engine
 
 from gnomon import __version__
-from gnomon.api.access import Access
+from gnomon.api.access import Access, acting
 from gnomon.api.addresses import is_loopback
 from gnomon.api.app import create_app
 from gnomon.api.keyring import Keyring
@@ -34,6 +34,8 @@ from gnomon.storage.postgres.jobs import PostgresJobStore
 from gnomon.storage.postgres.migrate import require_latest
 from gnomon.storage.postgres.repeats import PostgresRepeatStore
 from gnomon.storage.postgres.runs import PostgresRunStore
+from gnomon.storage.postgres.sessions import acting_for
+from gnomon.storage.postgres.trail import PostgresTrailStore
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def run(settings: Settings) -> int:
 
 
 def _make_app(settings: Settings, ends: ExitStack) -> Flask:
-    engine = open_engine(settings, check_first=True)
+    engine = acting_for(open_engine(settings, check_first=True), acting)
     instances = PostgresInstanceStore(engine)
     heartbeat = Heartbeat(instances, identity_of(settings, Role.API), ready=lambda: require_latest(engine))
     heartbeat.start()
@@ -86,6 +88,7 @@ def _make_app(settings: Settings, ends: ExitStack) -> Flask:
         history=history,
         instances=instances,
         catalog=PostgresCatalog(engine),
+        trail=PostgresTrailStore(engine),
         access=_access(settings, engine),
         ready=lambda: require_latest(engine),
         version=__version__,

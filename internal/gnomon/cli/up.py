@@ -150,7 +150,9 @@ class _Stack:
 
     def _announce(self) -> None:
         base = f"http://{LOOPBACK}:{self._port}"
-        self._output.say("not for production: one machine, no key needed, and jobs may call private addresses")
+        self._output.say(
+            "not for production: one machine, no key needed unless one was made, and jobs may call private addresses"
+        )
         print(f"ready {base}", *_examples(base), sep="\n", flush=True)
 
 

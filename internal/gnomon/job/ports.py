@@ -284,6 +284,29 @@ class HistoryStore(Protocol):
         """What all workers counted since the beginning, summed over the processes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What was done to a job, and by whom; by nobody where the schedule itself did it.
+
+    `changed` names the fields that an edit changed.
+    """
+
+    at: datetime
+    action: Action
+    revision: int
+    reason: str | None
+    principal_id: str | None
+    principal_name: str | None
+    changed: Sequence[str]
+
+
+class TrailStore(Protocol):
+    """Audit trails."""
+
+    def list(self, job_id: UUID, *, limit: int, cursor: str | None) -> Page[Entry]:
+        """What was done to one job, the latest first; also to one that was deleted. Raises NotFound."""
+
+
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 
 

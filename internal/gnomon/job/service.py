@@ -174,7 +174,7 @@ class JobService:
 
         Raises NotFound, and RevisionMismatch when the job is not at `if_revision`.
         """
-        self._jobs.delete(self._id_of(reference), if_revision=if_revision)
+        self._jobs.delete(self.id_of(reference), if_revision=if_revision)
 
     def pause(
         self, reference: str, *, reason: str | None = None, until: str | None = None, if_revision: int | None = None
@@ -190,7 +190,7 @@ class JobService:
             RevisionMismatch.check(job.id, job.revision, if_revision)
             return _paused(job, now, reason, end)
 
-        return self._jobs.update(self._id_of(reference), decide)
+        return self._jobs.update(self.id_of(reference), decide)
 
     def resume(self, reference: str, *, if_revision: int | None = None) -> Job:
         """Goes on at the next moment from now; what passed meanwhile is not owed.
@@ -202,7 +202,7 @@ class JobService:
             RevisionMismatch.check(job.id, job.revision, if_revision)
             return _resumed(job, now)
 
-        return self._jobs.update(self._id_of(reference), decide)
+        return self._jobs.update(self.id_of(reference), decide)
 
     def run_now(self, reference: str, *, may_wait: bool = False, key: str | None = None) -> Requested:
         """An execution beside the schedule, due at once; also of a job that is paused or complete.
@@ -210,7 +210,7 @@ class JobService:
         The same `key` (an Idempotency-Key) again gives the same execution. Raises NotFound, KeyReused, and Overlapping
         where the job allows no second execution now; with `may_wait` it waits its turn instead.
         """
-        job_id = self._id_of(reference)
+        job_id = self.id_of(reference)
         once = None if key is None else Once(key=key, fingerprint=_fingerprint("run", job_id, may_wait))
         return self._runs.run(job_id, may_wait=may_wait, once=once)
 
@@ -235,7 +235,7 @@ class JobService:
         Returns the moments; with `dry_run` nothing is created. Raises InvalidJob, also for more than 1,000 moments,
         NotFound, and Conflict.
         """
-        job_id = self._id_of(reference)
+        job_id = self.id_of(reference)
         first, last = parse_instant(since, "/from"), parse_instant(until, "/to")
         if last < first:
             raise InvalidJob.at("/to", "must not be earlier than from")
@@ -263,7 +263,7 @@ class JobService:
 
         Raises NotFound.
         """
-        return self._history.list(None if reference is None else self._id_of(reference), query)
+        return self._history.list(None if reference is None else self.id_of(reference), query)
 
     def _born(self, definition: Definition, now: datetime) -> NewJob:
         job_id = uuid4()
@@ -292,7 +292,8 @@ class JobService:
         self._quotas.check_schedule(definition.timing.schedule, schedule_before, pointer=f"/{field}")
         return announced.settled(definition, known, before)
 
-    def _id_of(self, reference: str) -> UUID:
+    def id_of(self, reference: str) -> UUID:
+        """Of a name that no job bears raises NotFound; an id is not looked up."""
         return self.get(reference).id if reference.startswith(NAME_PREFIX) else _parse_id(reference)
 
 

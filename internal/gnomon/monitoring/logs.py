@@ -1,6 +1,7 @@
 """The log: one event, one line, on standard error; as a JSON object for machines or as text for people.
 
-Whatever ends up in a message, no control character reaches the terminal or starts a line of its own.
+Whatever ends up in a message, no control character reaches the terminal or starts a line of its own, and no API key is
+written, only its id.
 """
 
 import json
@@ -11,6 +12,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TextIO
+
+from gnomon.job.api_key import masked
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _CHATTY = ("alembic.runtime.plugins",)  # seven lines at each start that tell nothing
@@ -51,7 +54,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """`time` is RFC 3339 in UTC; what was passed as `extra` are further fields; an exception is `exception`."""
-        return json.dumps(self._event(record), default=str)
+        return masked(json.dumps(self._event(record), default=str))
 
     def _event(self, record: logging.LogRecord) -> Mapping[str, object]:
         return {
@@ -77,7 +80,7 @@ class TextFormatter(logging.Formatter):
         """One line; an exception ends it as `exception=…`."""
         fields = "".join(f" {key}={value}" for key, value in (_extra(record) | _exception(self, record)).items())
         origin = f"{_time(record)} {record.levelname:<7} {self._role}[{record.process}] {record.name}"
-        return _escaped(f"{origin}: {_message(record)}{fields}")
+        return masked(_escaped(f"{origin}: {_message(record)}{fields}"))
 
 
 def _escaped(text: str) -> str:

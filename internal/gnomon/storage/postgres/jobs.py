@@ -1,6 +1,6 @@
 """JobStore on Postgres: definitions, revisions and where each job stands."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,13 +10,14 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import Text
 
+from gnomon.job.changes import changed_fields
 from gnomon.job.errors import NotFound, RevisionMismatch
 from gnomon.job.model import Action, Definition, Job, JobStatus
 from gnomon.job.ports import Event, JobChange, JobQuery, NewJob, Page
 from gnomon.storage.cursors import read_cursor, write_cursor
 from gnomon.storage.postgres.engine import autocommit, translated
 from gnomon.storage.postgres.rows import Unreadable, definition_columns, definition_document, read_stored_definition
-from gnomon.storage.postgres.sessions import announce, database_clock
+from gnomon.storage.postgres.sessions import announce, database_clock, principal_of
 from gnomon.storage.postgres.tables import executions, job_events, job_revisions, jobs
 from gnomon.storage.refusals import name_taken, no_job, no_job_named
 
@@ -152,7 +153,8 @@ def _write(connection: Connection, job: Job, change: JobChange, now: datetime) -
         raise _name_taken(error, values.get("name")) from error
     if change.definition is not None and edited:
         _insert_revision(connection, job.id, revision, definition_document(change.definition))
-    _insert_event(connection, job.id, revision, change.event)
+    changed = changed_fields(job.definition, change.definition) if edited and change.definition else ()
+    _insert_event(connection, job.id, revision, change.event, changed)
 
 
 def _select_jobs() -> Select[Any]:
@@ -249,7 +251,9 @@ def _insert_revision(connection: Connection, job_id: UUID, revision: int, defini
     connection.execute(insert(job_revisions).values(job_id=job_id, revision=revision, definition=definition))
 
 
-def _insert_event(connection: Connection, job_id: UUID, revision: int, event: Event) -> None:
+def _insert_event(
+    connection: Connection, job_id: UUID, revision: int, event: Event, changed: Sequence[str] = ()
+) -> None:
     connection.execute(
         insert(job_events).values(
             job_id=job_id,
@@ -258,6 +262,8 @@ def _insert_event(connection: Connection, job_id: UUID, revision: int, event: Ev
             owed_from=event.owed_from,
             owed_until=event.owed_until,
             reason=event.reason,
+            principal=principal_of(connection),
+            changed=list(changed),
         )
     )
 

@@ -1,4 +1,4 @@
-"""Idempotency-Keys: which resource a request made, written in the transaction of its effect."""
+"""Idempotency-Keys of each principal: which resource a request made, written in the transaction of its effect."""
 
 import hashlib
 from datetime import timedelta
@@ -8,6 +8,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from gnomon.job.ports import Once
+from gnomon.storage.postgres.sessions import principal_of
 from gnomon.storage.postgres.tables import idempotency_keys
 from gnomon.storage.refusals import key_in_flight, key_reused
 
@@ -19,7 +20,6 @@ delete from idempotency_keys where (principal, key) in (
     order by expires_at limit 100 for update skip locked
 )
 """)
-ANYBODY = ""  # keys belong to whoever asks; there are no accounts yet
 
 
 LOCK = text("select pg_try_advisory_xact_lock(hashtextextended('gnomon key ' || :key, 0))")
@@ -27,7 +27,7 @@ LOCK = text("select pg_try_advisory_xact_lock(hashtextextended('gnomon key ' || 
 
 def take_key(connection: Connection, once: Once) -> None:
     """Until the transaction ends no other takes the key. Raises KeyInFlight where another has."""
-    if not connection.execute(LOCK, {"key": f"{ANYBODY} {_stored(once)}"}).scalar_one():
+    if not connection.execute(LOCK, {"key": f"{principal_of(connection)} {_stored(once)}"}).scalar_one():
         raise key_in_flight(once)
 
 
@@ -35,7 +35,7 @@ def known_resource(connection: Connection, once: Once) -> UUID | None:
     """The resource that an earlier request with this key made. Raises KeyReused."""
     keys = idempotency_keys.c
     chosen = select(keys.fingerprint, keys.resource_id).where(
-        keys.principal == ANYBODY, keys.key == _stored(once), keys.expires_at > func.now()
+        keys.principal == principal_of(connection), keys.key == _stored(once), keys.expires_at > func.now()
     )
     row = connection.execute(chosen).first()
     if row is None:
@@ -50,7 +50,7 @@ def remember(connection: Connection, once: Once, resource_id: UUID) -> None:
     """Raises KeyReused where another request with the key was quicker."""
     connection.execute(FORGET)
     values = {"fingerprint": once.fingerprint, "resource_id": resource_id, "expires_at": func.now() + KEPT}
-    new = insert(idempotency_keys).values(principal=ANYBODY, key=_stored(once), **values)
+    new = insert(idempotency_keys).values(principal=principal_of(connection), key=_stored(once), **values)
     expired = idempotency_keys.c.expires_at <= func.now()
     kept = new.on_conflict_do_update(index_elements=["principal", "key"], set_=values, where=expired)
     if connection.execute(kept.returning(idempotency_keys.c.key)).first() is None:  # a twin for another job

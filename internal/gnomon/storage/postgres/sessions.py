@@ -1,12 +1,27 @@
-"""What transactions of the API share: the clock that decides, and the call that wakes the schedulers."""
+"""What transactions of the API share: who acts, the clock that decides, and the call that wakes the schedulers."""
 
+from collections.abc import Callable
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, Engine, func, select, text
 
 from gnomon.storage.postgres.statements import WAKE_CHANNEL
 
 NOTIFY = text(f"select pg_notify('{WAKE_CHANNEL}', extract(epoch from cast(:at as timestamptz))::text)")
+
+
+ACTING = "gnomon_acting"
+
+
+def acting_for(engine: Engine, acting: Callable[[], str]) -> Engine:
+    """The same pool; what is written through it is written in the name of the principal whose id `acting` answers."""
+    return engine.execution_options(**{ACTING: acting})
+
+
+def principal_of(connection: Connection) -> str:
+    """The id of whom the connection acts for; empty for nobody."""
+    acting = connection.get_execution_options().get(ACTING)
+    return "" if acting is None else str(acting())
 
 
 def database_clock(connection: Connection) -> datetime:

@@ -94,6 +94,9 @@ job_events = Table(
     Column("owed_from", Instant),
     Column("owed_until", Instant),
     Column("reason", Text),
+    # whose key it was, or who else; nobody where the schedule did it
+    Column("principal", Text, nullable=False, server_default=text("''")),
+    Column("changed", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Index("job_events_of_job", "job_id", "id"),
 )
 
