@@ -11,6 +11,7 @@ import pytest
 import requests
 from click.testing import CliRunner
 from servers.target import Target
+from support.api import created, make_client, only_error
 from support.cluster import cluster, wait_until
 from support.executing import ended, running
 from support.keys import FOR_WORKER, OPEN, PRIVATE
@@ -23,6 +24,7 @@ from gnomon.embedded.ports import free_port
 from gnomon.job.model import Job, State
 from gnomon.job.sealing import no_open, opened, sealed_to, secrets_of
 from gnomon.job.secret import Sealed
+from gnomon.job.service import JobService
 from gnomon.sealing.hpke import Opener
 from gnomon.sealing.keys import PrivateKey
 from gnomon.settings import load_settings
@@ -131,6 +133,18 @@ def test_job_stored_in_clear_runs_and_is_sealed_when_it_is_edited(world: World, 
     assert dict(secrets_of(opened(definition, job_id=job.id, unseal=OPEN))) == {"/http_job/auth/token": "old"}
 
 
+def test_api_without_a_key_refuses_credentials_and_takes_jobs_that_have_none(world: World) -> None:
+    world.service = JobService(jobs=world.jobs, runs=world.runs, history=world.history, catalog=world.catalog)
+    client = make_client(world)
+    http = {"url": "https://example.com", "auth": AUTH}
+    error = only_error(client.post("/v1/jobs", json={"type": "HTTP", "cron_schedule": "@hourly", "http": http}))
+    assert error["pointer"] == "/http/auth/token"
+    assert "secrets-public-keys" in error["hint"]
+    job = created(client)
+    assert only_error(client.patch(f"/v1/jobs/{job['id']}", json={"http_job": {"auth": AUTH}}))["pointer"]
+    assert "t0ken" not in str(world.sql("select * from job_revisions"))
+
+
 def rotated(database_url: str, *keys: PrivateKey) -> Rotation:
     settings = load_settings(
         {},
@@ -166,6 +180,10 @@ def test_rotation_seals_every_revision_of_every_job_and_can_be_run_again(world: 
     assert (first.key, first.old) == (new.public.id, [PRIVATE.public.id])
     assert keys_in(world) == {new.public.id}
     assert rotated(database_url, new, PRIVATE).changed == 0
+    copies = world.sql(
+        "select definition #> '{http_job,auth}' as auth from job_revisions where job_id = :id", id=job.id
+    )
+    assert copies[0].auth == copies[1].auth
     definition = world.service.get(str(job.id)).definition
     assert definition is not None
     assert dict(secrets_of(opened(definition, job_id=job.id, unseal=Opener([new])))) == {

@@ -51,6 +51,19 @@ def test_job_posted_with_curl_calls_a_receiver_every_second(up: Up, target: Targ
     assert float(counted[1]) >= 3
 
 
+def test_each_process_has_no_more_of_the_sealing_keys_than_it_needs(up: Up) -> None:
+    def roles_with(variable: str) -> set[str]:
+        found = set()
+        for pid in up.children():
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"gnomon.cli.main" in command and variable.encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                found.add(command[command.index(b"gnomon.cli.main") + 1].decode())
+        return found
+
+    assert roles_with("SCHEDULER_SECRETS_PUBLIC_KEYS_FILE=") == {"api"}
+    assert roles_with("SCHEDULER_SECRETS_PRIVATE_KEYS_FILE=") == {"worker"}
+
+
 def test_lines_to_try_work_as_they_are_printed(up: Up) -> None:
     create, jobs, executions = up.commands
     created = run_curl(create)

@@ -26,6 +26,7 @@ from support.canaries import Canaries, forms
 from support.cluster import Cluster, cluster, wait_until
 from support.executing import ended, running
 from support.keys import FOR_WORKER
+from support.missing import give_up
 from support.world import World
 
 from gnomon.embedded.binaries import find_postgres
@@ -273,7 +274,7 @@ def tables_of(world: World) -> dict[str, bytes]:
 def dump_of(database_url: str) -> bytes:
     program = find_postgres() / "pg_dump"
     if not program.exists():
-        pytest.skip("pg_dump is not installed")
+        give_up("SERVER MISSING: pg_dump is not beside the Postgres that was found")
     return subprocess.run([program, "--inserts", database_url], check=True, capture_output=True, timeout=120).stdout
 
 

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import UUID
 
 from gnomon.bootstrap.database import open_engine
@@ -18,7 +19,7 @@ from gnomon.storage.postgres.sealed import PostgresSealedDefinitions, SealedPart
 
 log = logging.getLogger(__name__)
 
-JOBS_AT_ONCE = 100  # whose locks are held together: dispatch passes over them for the moment
+JOBS_AT_ONCE = 20  # whose locks are held together: dispatch passes over them for the moment
 PASSES = 3
 CONTENTION_PAUSE = 0.2
 
@@ -59,10 +60,11 @@ def rotate(settings: Settings, tell: Callable[[int], None]) -> Rotation:
     if not keys:
         raise ConfigurationError("secrets-private-keys is not set: run this where a worker's settings are")
     newest = keys[0].public
-    opener, sealer = Opener(keys), Sealer(newest)
+    # The revisions of a job have copies of one ciphertext, and still have afterwards.
+    unseal, seal = lru_cache(1000)(Opener(keys)), lru_cache(1000)(Sealer(newest))
 
     def change(job_id: UUID, definition: Definition) -> Definition:
-        return sealed_anew(definition, job_id=job_id, unseal=opener, seal=sealer, key=newest.id)
+        return sealed_anew(definition, job_id=job_id, unseal=unseal, seal=seal, key=newest.id)
 
     engine = open_engine(settings)
     try:
