@@ -196,6 +196,7 @@ def change_all(crowd: Crowd, target: Target) -> None:
     patch({"http_job": {"auth": new("patched: no object")}}, 422)
     patch({"http_job": {"headers": {"X-Api-Key": new("patched: control", special="\x01")}}}, 422)
     patch({"http_job": {"url": f"https://u:{new('patched: in a URL', special='')}@example.com"}}, 422)
+    patch({"http_job": {"url": f"https://u:{new('patched: cut by a slash', special='')}/ss@example.com"}}, 422)
     shown = crowd.ask("GET", f"/v1/jobs/{fine}", status=200)
     shown["http_job"]["auth"] = {"type": "basic", "username": "me", "password": new("put: password")}
     crowd.ask("PUT", f"/v1/jobs/{fine}", json=shown, status=200)

@@ -305,8 +305,8 @@ def _checked_parts(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise InvalidJob.at("/url", f"is not a URL: {error}") from error
+    except ValueError:  # its words quote what may be a password
+        raise InvalidJob.at("/url", "is not a URL", "write it like https://example.com:8443/path") from None
     if parts.scheme not in ("http", "https"):
         raise InvalidJob.at("/url", f"the scheme must be http or https, not {parts.scheme!r}")
     if "@" in parts.netloc:
