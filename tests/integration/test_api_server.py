@@ -215,6 +215,13 @@ def test_what_is_not_http_is_a_problem_that_quotes_nothing(
     assert f"X-Request-Id: {document['request_id']}".encode() in answer
 
 
+def test_client_on_this_machine_can_not_say_by_a_header_what_its_path_is(server: ApiServer) -> None:
+    with server.connect() as client:
+        client.sendall(GET[:-2] + b"SCRIPT_NAME: /health\r\nPATH_INFO: /parent\r\nConnection: close\r\n\r\n")
+        answer, _ = answer_of(client)
+    assert answer.endswith(b'{"status":"ok"}\n')
+
+
 def test_requests_under_way_end_when_the_server_is_stopped(own_server: ApiServer) -> None:
     with own_server.connect() as client, own_server.connect() as idle:
         idle.sendall(GET)

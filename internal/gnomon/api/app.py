@@ -18,6 +18,7 @@ from gnomon.api import (
     rate_limits,
     request_ids,
     request_log,
+    request_targets,
     trail,
 )
 from gnomon.api.access import Access, Guarded
@@ -70,6 +71,7 @@ def create_app(
         PROPAGATE_EXCEPTIONS=False,  # an error is a problem for the client, also under test
     )
     app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False  # or it answers a redirect to whatever host the client has named
     app.json.sort_keys = False  # type: ignore[attr-defined] # of the default provider
     Context(
         service=service,
@@ -86,6 +88,7 @@ def create_app(
     problems.register(app)
     metrics.install(app, history, instances)
     request_log.install(app)
+    request_targets.register(app)
     access.install(app)
     if limiter is not None:
         rate_limits.install(app, limiter)

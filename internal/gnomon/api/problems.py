@@ -33,6 +33,8 @@ REPLAYED = "Idempotency-Replayed"
 MAX_LINE = 500
 MAX_ERRORS = 20
 AWAY = "a server that this one depends on does not answer now; the same request may succeed later"
+# The names of RFC 9110: http.HTTPStatus has older ones, and changes them from one release of Python to the next.
+TITLES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
 # What werkzeug says where nothing of ours did; its own texts speak of browsers and spelling.
 DETAILS = {
     404: "nothing is served at this path",

@@ -5,6 +5,7 @@ from functools import wraps
 from http import HTTPStatus
 from itertools import islice
 from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+from urllib.parse import unquote_to_bytes
 
 import flask_smorest
 from flask import Request, request
@@ -186,14 +187,18 @@ def _whole_body(request: Request) -> bytes:
 
 
 def _read_query(request: Request, repeatable: Collection[str]) -> dict[str, Any]:
+    try:
+        unquote_to_bytes(request.query_string).decode()
+    except UnicodeDecodeError:
+        raise InvalidJob.at("", "the query is not UTF-8 when percent-decoded") from None
     query: dict[str, Any] = {}
     errors: list[FieldError] = []
     for name, values in request.args.lists():
         if len(values) > 1 and name not in repeatable:
-            errors.append(FieldError(pointer=f"/{name}", detail=f"is given {len(values)} times"))
+            errors.append(FieldError(pointer=f"/{escape(name)}", detail=f"is given {len(values)} times"))
         if any("\x00" in text for text in (name, *values)):
             errors.append(FieldError(pointer="", detail="the query holds a NUL character"))
         query[name] = values if name in repeatable else values[0]
     if errors:
-        raise InvalidJob(errors)
+        raise InvalidJob(errors[:MAX_ERRORS])
     return query

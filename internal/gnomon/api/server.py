@@ -43,6 +43,7 @@ def serve(
         "worker_exit": lambda _arbiter, _worker: on_end(),
         "graceful_timeout": math.ceil(shutdown_timeout.total_seconds()),
         "keepalive": math.ceil(limits.idle),  # only whether it is 0 matters: see Connection.set_timeout
+        "forwarder_headers": "",  # or a client on this machine may say by SCRIPT_NAME and PATH_INFO what its path is
         "sendfile": False,  # would go past the limit on sending
         "control_socket_disable": True,
     }

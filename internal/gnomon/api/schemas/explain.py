@@ -28,13 +28,19 @@ def _explain(messages: Any, field: Any, pointer: str) -> Iterator[FieldError]:
         for message in messages if isinstance(messages, list) else [messages]:
             yield FieldError(pointer=pointer, detail=str(message))
         return
-    for key, below in messages.items():
-        if key == "_schema":
-            yield from _explain(below, field, pointer)
-        elif below == [UNKNOWN]:
+    for key, below in sorted(messages.items(), key=_place):
+        if below == [UNKNOWN]:
             yield FieldError(pointer=f"{pointer}/{escape(str(key))}", detail=UNKNOWN, hint=_suggestion(str(key), field))
+        elif key == "_schema":
+            yield from _explain(below, field, pointer)
         else:
             yield from _explain(_unwrapped(below, field), _below(field, key), f"{pointer}/{escape(str(key))}")
+
+
+def _place(entry: tuple[object, object]) -> str:
+    """Known fields as they are declared, then the unknown ones by name: marshmallow tells those in a random order."""
+    key, below = entry
+    return str(key) if below == [UNKNOWN] else ""
 
 
 def _unwrapped(messages: Any, field: Any) -> Any:

@@ -42,6 +42,17 @@ class Number(fields.Float):
         return value
 
 
+class Flag(fields.Boolean):
+    """true or false; to Python 1 and 0 are the same."""
+
+    default_error_messages = says("must be true or false")
+
+    def _deserialize(self, value: Any, *_: Any, **__: Any) -> Any:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid")
+        return value
+
+
 class Array(fields.List[Any]):
     """A JSON array; marshmallow's own field takes the keys of an object too."""
 
@@ -82,13 +93,7 @@ def one_of(names: Iterable[object], about: str) -> fields.Field[Any]:
 
 
 def flag(about: str) -> fields.Field[Any]:
-    return fields.Boolean(
-        load_default=False,
-        truthy={True},
-        falsy={False},
-        error_messages={"invalid": "must be true or false"},
-        metadata={"description": about},
-    )
+    return Flag(load_default=False, metadata={"description": about})
 
 
 def choice(names: Iterable[object]) -> validate.OneOf:
