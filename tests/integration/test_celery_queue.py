@@ -124,6 +124,8 @@ def new_ids(count: int) -> list[UUID]:
         ("redis://:hush@host:hush/0", "port"),
         ("redis://:hush@host/hush", "database"),
         ("redis://:hush@[host/0", "IPv6"),
+        ("rediss://:hush@host/0?ssl_cert_reqs=none", "options"),
+        ("amqps://user:hush@host/v?ssl_check_hostname=false", "options"),
     ],
 )
 def test_wrong_url_is_refused_naming_the_setting_and_never_the_password(url: str, reason: str) -> None:

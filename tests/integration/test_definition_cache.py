@@ -2,11 +2,8 @@
 
 import json
 import logging
-import socket
-import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,6 +14,7 @@ import pytest
 import redis
 from servers.certificates import self_signed
 from servers.proxy import Proxy
+from servers.tls_door import TlsDoor
 from sqlalchemy import event
 from support.keys import OPEN
 from support.world import World
@@ -237,48 +235,12 @@ def test_address_that_is_none_ends_the_start() -> None:
         DefinitionCache("memcached://127.0.0.1")
 
 
-class TlsDoor:
-    """Speaks TLS with those who come, and plainly with the server behind it."""
-
-    def __init__(self, context: ssl.SSLContext, port: int) -> None:
-        self._context = context
-        self._behind = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                plain, _ = self._listener.accept()
-                inside = self._context.wrap_socket(plain, server_side=True)
-            except (OSError, ValueError):
-                if self._listener.fileno() < 0:
-                    return
-                continue
-            server = socket.create_connection(("127.0.0.1", self._behind))
-            for source, sink in ((inside, server), (server, inside)):
-                threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
-
-    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while data := source.recv(65_536):
-                sink.sendall(data)
-        except OSError:
-            return
-        finally:
-            sink.close()
-
-    def close(self) -> None:
-        self._listener.close()
-
-
 def test_cache_beyond_tls_is_used_only_if_its_certificate_is_trusted(
     world: World, redis_url: str, valkey: EmbeddedValkey, job: Job, tmp_path: Path
 ) -> None:
     certificate = self_signed(tmp_path)
-    door = TlsDoor(certificate.server_context(), valkey.port)
-    secured = f"rediss://{redis_url.removeprefix('redis://').rpartition('@')[0]}@localhost:{door.port}/0"
+    door = TlsDoor.before(redis_url, certificate)
+    secured = door.url(redis_url)
     suspicious = Cached(world, secured)
     trusting = Cached(world, f"{secured}?ssl_ca_certs={certificate.certificate}")
     for cached, spared in ((suspicious, False), (trusting, True)):

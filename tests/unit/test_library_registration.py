@@ -19,7 +19,7 @@ from gnomon import (
     Scheduler,
     handler,
 )
-from gnomon.bootstrap.stores import check_namespace, check_url
+from gnomon.bootstrap.stores import check_namespace, check_url, secured_url
 from gnomon.job import schedule
 from gnomon.library.durations import read_duration
 from gnomon.library.registration import Policies, make_registration
@@ -230,6 +230,17 @@ def test_url_that_leads_nowhere_is_refused_without_its_secrets(url: Any, reason:
     assert "hunter2" not in str(refused.value)
 
 
+def test_store_on_another_machine_is_spoken_to_over_tls_unless_told_otherwise() -> None:
+    with pytest.raises(ConfigurationError, match="without TLS") as refused:
+        Scheduler("redis://:hunter2@host")
+    assert "hunter2" not in str(refused.value)
+    assert Scheduler("redis://host", disable_tls=True)
+    secured = secured_url("rediss://host/1?health_check_interval=5", disable_tls=False, ca_file="/a b.pem")
+    assert secured == "rediss://host/1?health_check_interval=5&ssl_ca_certs=/a+b.pem"
+    secured = secured_url("postgresql://user@host/name", disable_tls=False, ca_file="/ca.pem")
+    assert secured == "postgresql+psycopg2://user@host/name?sslmode=verify-full&sslrootcert=/ca.pem"
+
+
 @pytest.mark.parametrize("namespace", ["", "Mine", "a-b", "public", "pg_catalog", "information_schema", "x" * 49, "1a"])
 def test_namespace_has_to_be_a_plain_identifier_of_its_own(namespace: str) -> None:
     with pytest.raises(ConfigurationError, match="namespace"):
@@ -245,4 +256,4 @@ def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
 
 
 def test_secrets_of_the_url_are_not_shown() -> None:
-    assert "hunter2" not in repr(Scheduler("redis://:hunter2@host"))
+    assert "hunter2" not in repr(Scheduler("rediss://:hunter2@host"))

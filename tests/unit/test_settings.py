@@ -4,12 +4,13 @@ import logging
 from datetime import timedelta
 from pathlib import Path
 
+import certifi
 import pytest
 
 from gnomon.job.api_key import make_key
+from gnomon.job.database_url import driver_url
 from gnomon.job.errors import ConfigurationError
 from gnomon.settings import Explained, Setting, Settings, declared, explain, load_settings
-from gnomon.settings.database_url import driver_url
 from gnomon.settings.kinds import parse_size
 from gnomon.settings.sources import format_duration, parse_duration
 
@@ -49,8 +50,10 @@ def test_every_setting_reads_its_default_from_file_environment_and_flag(file: Pa
     section, key = setting.name.split(".")
     examples = {
         "db.url": "postgresql://db.example/x",
-        "cache.url": "redis://x",
-        "limits.url": "redis://x",
+        "cache.url": "rediss://x",
+        "tls.ca_file": certifi.where(),
+        "egress.ca_file": certifi.where(),
+        "limits.url": "rediss://x",
         "worker.concurrency_per_host": "32",
         "worker.handlers": "reports.daily, mails",
         "auth.admin_key": KEY.text,
@@ -320,3 +323,46 @@ def test_key_of_a_setting_is_shown_nowhere_and_a_mistyped_one_is_refused_without
         load_settings({}, {"SCHEDULER_AUTH_ADMIN_KEY": KEY.text[:-1]})
     assert "auth.admin_key: the value from SCHEDULER_AUTH_ADMIN_KEY is not valid" in str(caught.value)
     assert KEY.secret[:20] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("queue", f"redis://:{SECRET}@broker.example:6379/0"),
+        ("queue", f"amqp://u:{SECRET}@10.0.0.1/"),
+        ("queue", f"amqp://u:{SECRET}@localhost.example/"),
+        ("cache", f"redis://:{SECRET}@[2001:db8::1]:6379/0"),
+        ("limits", f"redis://:{SECRET}@10.0.0.1:6379/0"),
+    ],
+)
+def test_broker_and_cache_beyond_loopback_need_tls_unless_told_otherwise(name: str, url: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=rf"{name}\.url leads to another machine without TLS.*{name}"
+    ) as caught:
+        load_settings({f"{name}_url": url}, {})
+    assert SECRET not in str(caught.value)
+    assert load_settings({f"{name}_url": url, f"{name}_disable_tls": True}, {})
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://localhost/0", "amqp://127.1.2.3:5672//", "redis://[::1]:6379/0", "rediss://broker.example/0"]
+)
+def test_broker_on_this_machine_or_with_tls_needs_no_word(url: str) -> None:
+    assert load_settings({"queue_url": url}, {}).queue_url() == url
+
+
+def test_authorities_are_a_file_of_certificates(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").touch()
+    for path in (tmp_path / "empty.pem", tmp_path / "missing.pem", tmp_path):
+        with pytest.raises(ConfigurationError, match=r"tls\.ca_file: .* expected the path of a file with certificates"):
+            load_settings({"tls_ca_file": str(path)}, {})
+
+
+def test_authorities_vouch_for_the_database_unless_its_url_names_others() -> None:
+    def url(given: str, *, disable_tls: bool = False) -> str:
+        made = driver_url(given, password=None, disable_tls=disable_tls, authorities="/etc/ca.pem")
+        return made.removeprefix("postgresql+psycopg2://")
+
+    assert url("postgresql://u@db/x") == "u@db/x?sslmode=verify-full&sslrootcert=/etc/ca.pem"
+    assert url("postgresql://u@db/x?sslrootcert=system") == "u@db/x?sslrootcert=system&sslmode=verify-full"
+    assert url("postgresql://u@db/x", disable_tls=True) == "u@db/x?sslmode=disable"

@@ -144,6 +144,6 @@ def _limiter(settings: Settings, ends: ExitStack) -> RateLimiter | None:
         return RateLimiter(rate)
     from gnomon.storage.redis.rates import RedisBuckets  # its driver is needed only here
 
-    buckets = RedisBuckets(url)
+    buckets = RedisBuckets(url, ca_file=settings.tls.ca_file)
     ends.callback(buckets.close)
     return RateLimiter(rate, shared=buckets)

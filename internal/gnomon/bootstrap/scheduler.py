@@ -58,7 +58,7 @@ def run(settings: Settings) -> int:
             PostgresHousekeepingStore(engine), instances, me=identity.id, retention=settings.retention.policy()
         )
         housekeeper.start(stop)
-        queue = CeleryQueue(create_app(settings.queue_url()), batch_sizes=BATCH_SIZES)
+        queue = CeleryQueue(create_app(settings.queue_url(), ca_file=settings.tls.ca_file), batch_sizes=BATCH_SIZES)
         waker = PostgresWaker(engine)
         stop.on_stop(waker.wake)
         code = _run_loop(settings, PostgresDispatchStore(engine, instance=identity.id), queue, waker, stop)

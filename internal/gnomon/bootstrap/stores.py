@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from socket import gethostname
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
 
+from gnomon.job.address import travels_in_clear
+from gnomon.job.database_url import driver_url
 from gnomon.job.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ KINDS = {
     "postgres": "postgres",
     "postgresql+psycopg2": "postgres",
 }
-EXAMPLES = "memory://, redis://host:6379/0 or postgresql://user@host:5432/name"
+EXAMPLES = "memory://, rediss://host:6379/0 or postgresql://user@host:5432/name"
 NAMESPACE = re.compile(r"[a-z][a-z0-9_]{0,47}")
 RESERVED = ("public", "information_schema")  # the service's own tables are in the former
 
@@ -104,6 +106,24 @@ def check_url(url: str) -> str:
     if kind == "postgres" and not parts.path.strip("/"):
         raise ConfigurationError("the store's URL names no database: write postgresql://user@host:5432/name")
     return kind
+
+
+def secured_url(url: str, *, disable_tls: bool, ca_file: str | None) -> str:
+    """The store's URL with all that TLS needs where it leads to another machine, as `disable_tls` does not forbid.
+
+    Raises ConfigurationError, also for a Redis there without TLS.
+    """
+    kind = check_url(url)
+    if kind == "postgres":
+        return driver_url(url, password=None, disable_tls=disable_tls, authorities=ca_file)
+    if travels_in_clear(url) and not disable_tls:
+        raise ConfigurationError(
+            "the store's URL leads to another machine without TLS: write rediss://, or disable_tls=True where the"
+            " network itself is trusted"
+        )
+    if url.startswith("rediss:") and ca_file is not None:
+        return f"{url}{'&' if '?' in url else '?'}{urlencode({'ssl_ca_certs': ca_file}, safe='/')}"
+    return url
 
 
 def check_namespace(namespace: str) -> str:

@@ -56,11 +56,16 @@ def run(settings: Settings) -> int:
     stop.install()
     start_logging(settings, role="worker")
     cache_url = settings.cache_url()
-    cache = None if cache_url is None else DefinitionCache(cache_url)
+    cache = None if cache_url is None else DefinitionCache(cache_url, ca_file=settings.tls.ca_file)
     registry = load_handlers(settings.worker.handlers)
     policy = EgressPolicy.parse(settings.egress.allow)  # a wrong setting ends the start
     opener = open_with(settings)
-    app = create_app(settings.queue_url(), queues=settings.worker.queues, task_events=settings.queue.task_events)
+    app = create_app(
+        settings.queue_url(),
+        queues=settings.worker.queues,
+        task_events=settings.queue.task_events,
+        ca_file=settings.tls.ca_file,
+    )
     end_within(settings.worker.shutdown_timeout + FAREWELL, stop)
     engine = open_engine(settings)
     if not wait_until_available("waiting for the database", lambda: require_latest(engine), stop):
@@ -77,8 +82,10 @@ def run(settings: Settings) -> int:
     runner = Runner(
         store=store,
         executors=lambda: Executors(
-            http=HttpExecutor(policy=policy, max_connections=settings.worker.concurrency),
-            amqp=AmqpExecutor(policy=policy),
+            http=HttpExecutor(
+                policy=policy, max_connections=settings.worker.concurrency, ca_file=settings.egress.ca_file
+            ),
+            amqp=AmqpExecutor(policy=policy, ca_file=settings.egress.ca_file),
             handlers=_handlers(settings, registry, identity.id),
         ),
         new_loop=uvloop.new_event_loop,

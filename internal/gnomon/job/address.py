@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
 
 from gnomon.job.errors import ConfigurationError
 
@@ -142,6 +143,22 @@ def judge(address: str, policy: EgressPolicy, *, host: str | None = None) -> str
     if closed is None or policy.opens(parsed, host):
         return None
     return f"{parsed} is {closed}; the setting {SETTING} can open it"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as a URL names it, is this machine: nothing between it and us can be listened to."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+def travels_in_clear(url: str) -> bool:
+    """Whether what is said to the Redis or AMQP broker at this URL can be read on the way to another machine."""
+    parts = urlsplit(url)
+    return parts.scheme in ("redis", "amqp") and not is_loopback(parts.hostname or "localhost")
 
 
 def _never(address: Address) -> str | None:

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import uuid4
 
-from gnomon.bootstrap.stores import Limits, check_namespace, check_url, open_stores
+from gnomon.bootstrap.stores import Limits, check_namespace, check_url, open_stores, secured_url
 from gnomon.job.errors import ConfigurationError, NotFound
 from gnomon.library.durations import read_duration, utc_now
 
@@ -50,6 +50,9 @@ class Scheduler:
     `concurrency`: executions at a time, sync or async. `lease`: how long after a process was killed what it ran is
     tried again by another. `interval`: the longest sleep between looks at the store. `grace`: what `stop` gives to
     executions under way, at the end of the process too.
+
+    A store on another machine is asked for a valid certificate, for which those in `ca_file` vouch; `disable_tls` is
+    for networks that are trusted themselves.
     """
 
     def __init__(
@@ -61,9 +64,11 @@ class Scheduler:
         lease: Duration = 30.0,
         interval: Duration = 1.0,
         grace: Duration = 10.0,
+        disable_tls: bool = False,
+        ca_file: str | None = None,
     ) -> None:
         """Raises ConfigurationError for what can't work; a server that is away is only found by `start`."""
-        self._url = url
+        self._url = secured_url(url, disable_tls=disable_tls, ca_file=ca_file)
         self._kind = check_url(url)
         self._namespace = check_namespace(namespace)
         self._limits = _limits(concurrency, read_duration(lease), read_duration(interval))

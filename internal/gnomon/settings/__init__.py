@@ -19,18 +19,20 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from gnomon.job.address import travels_in_clear
+from gnomon.job.database_url import address_of, driver_url
 from gnomon.job.errors import ConfigurationError
 from gnomon.job.quotas import Quotas
 from gnomon.job.rates import Rate
 from gnomon.job.retention import Retention as Kept
 from gnomon.settings import sources
-from gnomon.settings.database_url import address_of, driver_url
 from gnomon.settings.kinds import (
     Address,
     Age,
     ApiKeyText,
     BrokerUrl,
     CacheUrl,
+    Certificates,
     Count,
     DatabaseUrl,
     Duration,
@@ -140,8 +142,20 @@ class Database(Section):
 class Queue(Section):
     """The message broker."""
 
-    url: BrokerUrl = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="address of the broker")
+    url: BrokerUrl = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="address of the broker; with TLS (rediss:// or amqps://) where it is beyond loopback",
+    )
+    disable_tls: Switch = Field(
+        default=False,
+        description="speak to a broker beyond loopback without TLS: otherwise redis:// and amqp:// are refused there",
+    )
     task_events: Switch = Field(default=False, description="send the events that Flower shows; costs some throughput")
+
+    @model_validator(mode="after")
+    def _secured_beyond_loopback(self) -> Self:
+        _require_tls("queue", self.url, self.disable_tls)
+        return self
 
 
 class Cache(Section):
@@ -152,6 +166,34 @@ class Cache(Section):
         description="where workers keep job definitions, as Postgres holds them: protect it equally; off where it is "
         "not set",
     )
+    disable_tls: Switch = Field(
+        default=False, description="speak to a cache beyond loopback without TLS: otherwise redis:// is refused there"
+    )
+
+    @model_validator(mode="after")
+    def _secured_beyond_loopback(self) -> Self:
+        _require_tls("cache", self.url, self.disable_tls)
+        return self
+
+
+class Tls(Section):
+    """How Postgres, the broker and the cache prove who they are."""
+
+    ca_file: Certificates | None = Field(
+        default=None,
+        description="certificates of the authorities that vouch for Postgres, the broker and the cache; where it is not"
+        " set, those that the system trusts, and for Postgres those that libpq looks for",
+    )
+
+
+def _require_tls(section: str, url: SecretStr | None, disabled: bool) -> None:
+    """Raises ValueError for an address to which passwords would travel in clear, unless that is said to be meant."""
+    text = url.get_secret_value() if url else ""
+    if travels_in_clear(text) and not disabled:
+        raise ValueError(
+            f"{section}.url leads to another machine without TLS: write {text.partition(':')[0]}s://, or set"
+            f" {section}.disable_tls where the network itself is trusted"
+        )
 
 
 def _generated_id() -> str:
@@ -237,9 +279,18 @@ class Limits(Section):
         description="a Redis where API processes count requests together; where it is not set or away, each counts by "
         "itself",
     )
+    disable_tls: Switch = Field(
+        default=False,
+        description="speak to that Redis beyond loopback without TLS: otherwise redis:// is refused there",
+    )
     min_interval: Duration = Field(
         default=timedelta(seconds=1), description="the least time between two moments of a job's schedule"
     )
+
+    @model_validator(mode="after")
+    def _secured_beyond_loopback(self) -> Self:
+        _require_tls("limits", self.url, self.disable_tls)
+        return self
 
     def rate(self) -> Rate | None:
         """None for no limit."""
@@ -278,6 +329,10 @@ class Egress(Section):
     allow: Networks = Field(
         default=(), description="private networks and hosts that jobs may call; public addresses are always allowed"
     )
+    ca_file: Certificates | None = Field(
+        default=None,
+        description="certificates of the authorities that vouch for targets, in place of those that the system trusts",
+    )
 
 
 class Secrets(Section):
@@ -314,6 +369,7 @@ class Settings(BaseSettings):
     db: Database = Database()
     queue: Queue = Queue()
     cache: Cache = Cache()
+    tls: Tls = Tls()
     scheduler: Scheduler = Field(default_factory=lambda: Scheduler())
     worker: Worker = Worker()
     limits: Limits = Limits()
@@ -329,7 +385,7 @@ class Settings(BaseSettings):
         db = self.db
         password = db.password.get_secret_value() if db.password else None
         url = db.url.get_secret_value() if db.url else address_of(host=db.host, user=db.user, name=db.name)
-        return driver_url(url, password=password, disable_tls=db.disable_tls)
+        return driver_url(url, password=password, disable_tls=db.disable_tls, authorities=self.tls.ca_file)
 
     def queue_url(self) -> str:
         """The broker's address, password included."""

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import ssl
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Literal
@@ -63,6 +64,14 @@ def _check_network(item: str) -> str:
     elif not re.fullmatch(r"[\w.:-]+", item):
         raise ValueError("neither a network nor a host")
     return item
+
+
+def _check_certificates(path: str) -> str:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as error:  # an SSLError is one too
+        raise ValueError("holds no certificates that can be read") from error
+    return path
 
 
 def _check_scheme(*schemes: str) -> AfterValidator:
@@ -144,6 +153,9 @@ Hosts = Annotated[
     tuple[Annotated[str, Field(pattern=r"^[a-z0-9.-]{1,253}$")], ...],
     BeforeValidator(_read_list),
     Expects("host names in small letters, separated by commas"),
+]
+Certificates = Annotated[
+    str, AfterValidator(_check_certificates), Expects("the path of a file with certificates in PEM")
 ]
 Secret = Annotated[SecretStr, Expects("text")]
 SecretKeys = Annotated[

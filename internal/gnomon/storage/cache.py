@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import redis
 
+from gnomon.process.tls import refused_certificate
 from gnomon.storage.redis.client import connect
 
 log = logging.getLogger(__name__)
@@ -38,9 +40,11 @@ class DefinitionCache:
     PAUSE seconds.
     """
 
-    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Connects when first used. Raises ConfigurationError for a URL that is not one of Redis."""
-        self._client = connect(url, answer_seconds=PATIENCE, texts=False)
+    def __init__(self, url: str, *, ca_file: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Connects when first used. `ca_file`: who vouches for it. Raises ConfigurationError for a URL of no Redis."""
+        self._client = connect(url, answer_seconds=PATIENCE, texts=False, ca_file=ca_file)
+        address = urlsplit(url)
+        self._server = f"{address.hostname}:{address.port or 6379}"
         self._clock = clock
         self._lock = threading.Lock()
         self._paused_until = float("-inf")
@@ -74,7 +78,7 @@ class DefinitionCache:
         try:
             answer = question()
         except (redis.RedisError, OSError, ValueError) as error:
-            self._pause(type(error).__name__)
+            self._pause(refused_certificate(error) or type(error).__name__)
             return None
         if self._clock() - begun > PATIENCE:
             self._pause(f"it took longer than {PATIENCE:g} s")
@@ -88,8 +92,9 @@ class DefinitionCache:
             fails, self._fails = self._fails, True
         if not fails:
             log.warning(
-                "the cache of definitions does not serve (%s): the database is asked instead, and the cache again "
-                "every %g s",
+                "the cache of definitions at %s does not serve (%s): the database is asked instead, and the cache "
+                "again every %g s",
+                self._server,
                 reason,
                 PAUSE,
             )

@@ -50,20 +50,20 @@ _SETTINGS: Mapping[str, Any] = {
     "broker_pool_acquire_timeout": ANSWER_SECONDS,
 }
 
-# Without these kombu takes any certificate on Redis, and py-amqp one for any name.
-_REDIS_TLS: Mapping[str, Any] = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
 
-
-def create_app(queue_url: str, *, queues: Sequence[str] = ("io",), task_events: bool = False) -> Celery:
+def create_app(
+    queue_url: str, *, queues: Sequence[str] = ("io",), task_events: bool = False, ca_file: str | None = None
+) -> Celery:
     """An app for the broker at `queue_url`. Connects to nothing yet. Raises ConfigurationError for a wrong URL.
 
-    rediss:// and amqps:// want a certificate that is valid and bears the server's name; the environment's SSL_CERT_FILE
-    names other authorities to trust. `task_events`: workers send what Flower shows.
+    rediss:// and amqps:// want a certificate that is valid and bears the server's name; those in `ca_file` vouch for
+    it, or where there is none those that the system trusts. `task_events`: workers send what Flower shows.
     """
     address = _parse(queue_url)
     app = _App(queue_url)
     app.conf.update(_SETTINGS)
-    app.conf.update(_redis_settings(address) if address.scheme.startswith("redis") else _amqp_settings(address))
+    app.conf.update(_redis_settings() if address.scheme.startswith("redis") else _amqp_settings())
+    app.conf.broker_use_ssl = _tls(address, ca_file)
     app.conf.update(
         task_queues=[queue_named(name) for name in queues],
         task_default_queue=queues[0],
@@ -98,10 +98,14 @@ class _App(Celery):  # type: ignore[misc]
         return super().connection_for_write(url or self._queue_url, *args, **options)
 
 
-def _redis_settings(address: SplitResult) -> Mapping[str, Any]:
+def observing_app(queue_url: str, *, ca_file: str | None = None) -> Celery:
+    """An app that only looks at the broker: Flower's, which knows no transports but kombu's own."""
+    return Celery("gnomon", broker=queue_url, set_as_current=False, broker_use_ssl=_tls(_parse(queue_url), ca_file))
+
+
+def _redis_settings() -> Mapping[str, Any]:
     return {
         "broker_transport": "gnomon.queue.celery.transport:RedisTransport",
-        "broker_use_ssl": _REDIS_TLS if address.scheme == "rediss" else None,
         "broker_transport_options": {
             **time_limits(ANSWER_SECONDS),
             "socket_keepalive": True,
@@ -114,16 +118,20 @@ def _redis_settings(address: SplitResult) -> Mapping[str, Any]:
     }
 
 
-def _amqp_settings(address: SplitResult) -> Mapping[str, Any]:
+def _amqp_settings() -> Mapping[str, Any]:
     return {
         "broker_transport": "gnomon.queue.celery.transport:AmqpTransport",
-        "broker_use_ssl": _amqp_tls(address) if address.scheme == "amqps" else None,
         "broker_transport_options": {**time_limits(ANSWER_SECONDS), "confirm_publish": True},
     }
 
 
-def _amqp_tls(address: SplitResult) -> Mapping[str, Any]:
-    return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": address.hostname}
+def _tls(address: SplitResult, ca_file: str | None) -> Mapping[str, Any] | None:
+    """Without these kombu takes any certificate on Redis, and py-amqp one for any name."""
+    if address.scheme == "rediss":
+        return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, "ssl_ca_certs": ca_file}
+    if address.scheme == "amqps":
+        return {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": address.hostname, "ca_certs": ca_file}
+    return None
 
 
 def _parse(queue_url: str) -> SplitResult:
@@ -147,6 +155,10 @@ def _check(address: SplitResult) -> None:
         raise ValueError("has a port that is no number from 1 to 65535") from None
     if port == 0 or not address.hostname:
         raise ValueError(f"names no server: write {address.scheme}://host:port")
+    if address.query or address.fragment:  # kombu lets them change anything, whether certificates matter included
+        raise ValueError(
+            "holds options (?) or a fragment (#): leave them out, and percent-encode what is in a password"
+        )
     database = address.path.strip("/") or "0"
     if address.scheme.startswith("redis") and not database.isdecimal():
         raise ValueError("ends with a database that is no number: write redis://host:port/0")

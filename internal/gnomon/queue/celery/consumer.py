@@ -22,6 +22,7 @@ from kombu.message import Message
 
 from gnomon.job.errors import Unavailable
 from gnomon.process.last_resort import EXIT_CODE, end_process
+from gnomon.process.tls import refused_certificate
 from gnomon.queue.celery.app import TASK_NAME
 from gnomon.queue.celery.sieve import read_ids, refusal
 from gnomon.queue.celery.watchdog import ConsumeWatchdog
@@ -275,7 +276,8 @@ class _GnomonConsumer(Consumer):  # type: ignore[misc]
         def on_error(error: Exception, _seconds: float) -> None:
             nonlocal failures
             if failures == 0:
-                log.warning("the broker does not answer (%s): trying every few seconds", type(error).__name__)
+                reason = refused_certificate(error) or type(error).__name__
+                log.warning("the broker at %s does not answer (%s): trying every few seconds", conn.host, reason)
             failures += 1
 
         conn.ensure_connection(

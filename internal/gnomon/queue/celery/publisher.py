@@ -14,6 +14,7 @@ from kombu import Connection
 from kombu.exceptions import KombuError, OperationalError
 
 from gnomon.job.errors import Unavailable
+from gnomon.process.tls import refused_certificate
 from gnomon.queue.celery.app import ANSWER_SECONDS, TASK_NAME, queue_named, time_limits
 from gnomon.queue.celery.marker import marker_on
 
@@ -119,8 +120,9 @@ class CeleryQueue:
         except Exception as error:
             if not (self._broken_off or isinstance(error, _ERRORS)):
                 raise
-            # the type only: the text of a driver's error may hold the broker's URL
-            raise Unavailable(f"{self._broker} does not take messages ({type(error).__name__})") from error
+            # else the type only: the text of a driver's error may hold the broker's URL
+            reason = refused_certificate(error) or type(error).__name__
+            raise Unavailable(f"{self._broker} does not take messages ({reason})") from error
         finally:
             self._lock.release()
 

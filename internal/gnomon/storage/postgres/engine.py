@@ -35,6 +35,8 @@ CLIENT_SETTINGS = {
 }
 CONTENTION = {errorcodes.LOCK_NOT_AVAILABLE, errorcodes.DEADLOCK_DETECTED, errorcodes.SERIALIZATION_FAILURE}
 PASSING = {errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, errorcodes.READ_ONLY_SQL_TRANSACTION}
+# libpq keeps the reason to itself.
+UNTRUSTED = " (it has expired, is not valid yet, or nobody who is trusted here has signed it: see tls.ca_file)"
 PASSING_CLASSES = ("08", "53", "57", "58")  # connection, resources, operator intervention, system error
 
 
@@ -125,4 +127,5 @@ def error_code(error: DBAPIError) -> str | None:
 def _first_line(error: DBAPIError) -> str:
     # the text of SQLAlchemy's own exception would hold the statement and its parameters
     lines: list[Any] = str(error.orig).strip().splitlines()
-    return lines[0][:200] if lines else type(error.orig).__name__
+    line = lines[0][:200] if lines else type(error.orig).__name__
+    return line + UNTRUSTED if "certificate verify failed" in line else line

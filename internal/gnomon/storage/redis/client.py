@@ -36,19 +36,27 @@ _WORD = re.compile(rf"(?<![A-Za-z])({'|'.join(PASSING)})(?![A-Za-z])")
 
 
 def connect(
-    url: str, *, connections: int = 20, answer_seconds: float = ANSWER_SECONDS, texts: bool = True
+    url: str,
+    *,
+    connections: int = 20,
+    answer_seconds: float = ANSWER_SECONDS,
+    texts: bool = True,
+    ca_file: str | None = None,
 ) -> "redis.Redis":
     """A pool that connects when first used, with a time limit on everything and no retries of its own.
 
     A script whose reply was lost may have been carried out: only the caller knows whether it may be sent again.
-    Answers are texts, or bytes.
+    Answers are texts, or bytes. rediss:// wants a certificate that is valid and bears the server's name; those in
+    `ca_file`, and those that the system trusts, vouch for it.
     Raises ConfigurationError for a URL that is not one of Redis.
     """
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ConfigurationError("the address of a Redis must begin with redis://, rediss:// or unix://")
+    authorities = {"ssl_ca_certs": ca_file} if url.startswith("rediss://") and ca_file else {}
     try:
         pool = redis.BlockingConnectionPool.from_url(
             url,
+            **authorities,
             max_connections=connections,
             timeout=answer_seconds,
             socket_connect_timeout=min(CONNECT_SECONDS, answer_seconds),

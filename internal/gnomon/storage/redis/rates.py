@@ -26,9 +26,9 @@ return {1, debt}
 class RedisBuckets:
     """SharedBuckets on Redis or Valkey. A bucket is gone as soon as it is full again."""
 
-    def __init__(self, url: str) -> None:
-        """Connects when first used. Raises ConfigurationError for a URL that is not one of Redis."""
-        self._client = connect(url, answer_seconds=PATIENCE)
+    def __init__(self, url: str, *, ca_file: str | None = None) -> None:
+        """Connects when first used. `ca_file`: who vouches for it. Raises ConfigurationError for a URL of no Redis."""
+        self._client = connect(url, answer_seconds=PATIENCE, ca_file=ca_file)
         self._script = self._client.register_script(TAKE)
 
     def take(self, caller: str, rate: Rate) -> Taken:

@@ -1,7 +1,8 @@
 """The address of the database as SQLAlchemy and libpq take it: which driver, whose password, whether TLS."""
 
-import ipaddress
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
+
+from gnomon.job.address import is_loopback
 
 _DRIVER = "postgresql+psycopg2"  # SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3
 
@@ -13,19 +14,23 @@ def address_of(*, host: str, user: str, name: str) -> str:
     return f"postgresql://{quote(user, safe='')}@{host}/{name}"
 
 
-def driver_url(url: str, *, password: str | None, disable_tls: bool) -> str:
-    """`url` for our driver, with `password` where it has none, and an sslmode where it needs one.
+def driver_url(url: str, *, password: str | None, disable_tls: bool, authorities: str | None = None) -> str:
+    """`url` for our driver, with `password` where it has none, and with an sslmode and authorities where it needs them.
 
-    `disable_tls` means disable; without it, a server beyond loopback is asked for verify-full. libpq looks for the
-    root certificate in ~/.postgresql/root.crt, PGSSLROOTCERT, or sslrootcert=… in the URL.
+    `disable_tls` means disable; without it, a server beyond loopback is asked for verify-full. `authorities` is the
+    file of certificates that vouch for it; without one libpq looks for ~/.postgresql/root.crt or PGSSLROOTCERT.
     """
     parts = urlsplit(url)
     user, at, hosts = parts.netloc.rpartition("@")
     if password and ":" not in user:
         user, at = f"{user}:{quote(password, safe='')}", "@"
-    query = parts.query
-    if "sslmode" not in parse_qs(query) and (disable_tls or not _is_local(hosts, query)):
-        query = f"{query}{'&' if query else ''}sslmode={'disable' if disable_tls else 'verify-full'}"
+    query, said = parts.query, parse_qs(parts.query)
+    added = {}
+    if "sslmode" not in said and (disable_tls or not _is_local(hosts, query)):
+        added["sslmode"] = "disable" if disable_tls else "verify-full"
+    if authorities is not None and "sslrootcert" not in said and added.get("sslmode") != "disable":
+        added["sslrootcert"] = authorities
+    query = "&".join(filter(None, (query, urlencode(added, safe="/"))))
     return f"{_DRIVER}://{user}{at}{hosts}{parts.path}{'?' if query else ''}{query}"
 
 
@@ -37,9 +42,4 @@ def _is_local(hosts: str, query: str) -> bool:
 
 def _is_local_host(host: str) -> bool:
     bare = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-    if bare.startswith("/") or bare == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(bare).is_loopback
-    except ValueError:
-        return False
+    return bare.startswith("/") or is_loopback(bare)
