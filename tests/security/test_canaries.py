@@ -18,6 +18,7 @@ import pika
 import pytest
 import redis
 import requests
+from click.testing import CliRunner
 from servers.certificates import self_signed
 from servers.rabbitmq import RabbitMQ
 from servers.target import Behaviour, Connection, Request, Target, answer, hang, raw
@@ -29,6 +30,7 @@ from support.keys import FOR_WORKER
 from support.missing import give_up
 from support.world import World
 
+from gnomon.cli.main import gnomon
 from gnomon.embedded.binaries import find_postgres
 from gnomon.embedded.ports import free_port
 from gnomon.job.model import State
@@ -88,12 +90,14 @@ class Crowd:
     """The jobs, and every answer of the API."""
 
     url: str
+    key: str
     canaries: Canaries
     answers: list[bytes] = field(default_factory=list)
     jobs: dict[str, str] = field(default_factory=dict)
 
     def ask(self, method: str, path: str, *, status: int | None = None, **options: Any) -> Any:
-        response = requests.request(method, f"{self.url}{path}", timeout=30, **options)
+        headers = {"Authorization": f"Bearer {self.key}", **options.pop("headers", {})}
+        response = requests.request(method, f"{self.url}{path}", timeout=30, headers=headers, **options)
         self.answers.append(f"{response.status_code} {response.headers}\n".encode() + response.content)
         assert response.status_code < 500, response.text
         assert status in (None, response.status_code), response.text
@@ -361,7 +365,7 @@ def test_no_secret_is_shown_or_kept_whatever_happens_to_a_job(
     ):
         started.start("api")
         worker = started.start_ready("scheduler", "worker")[1]
-        crowd = Crowd(url=f"http://127.0.0.1:{port}", canaries=canaries)
+        crowd = Crowd(url=f"http://127.0.0.1:{port}", key=new_key(database_url, canaries), canaries=canaries)
         wait_until("the API is ready", lambda: is_ready(crowd.url), seconds=60)
         create_all(crowd, target, secure, rabbitmq_url)
         change_all(crowd, target)
@@ -393,6 +397,17 @@ def test_no_secret_is_shown_or_kept_whatever_happens_to_a_job(
     assert len(places["pg_dump"]) > 50_000
     assert b"***" in places["table executions"]
     assert canaries.found_in(places) == []
+
+
+def new_key(database_url: str, canaries: Canaries) -> str:
+    """A key to the API, whose secret is a canary too."""
+    done = CliRunner().invoke(
+        gnomon, ["keys", "create", "crowd", "--role", "admin"], env={"SCHEDULER_DB_URL": database_url}
+    )
+    assert done.exit_code == 0, done.output
+    key = done.stdout.strip()
+    canaries.given["key to the API"] = key.rpartition("_")[2]
+    return key
 
 
 EXPECTED = {
