@@ -322,6 +322,17 @@ def test_environment_holds_only_settings_that_exist(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("name", sorted(OURS - {"secrets"}))
+def test_addresses_of_the_internal_network_are_allowed_without_tls(
+    installation: Installation, name: str, tmp_path: Path
+) -> None:
+    environment = installation.environment(name)
+    for variable in [variable for variable in environment if variable.endswith("_URL_FILE")]:
+        (tmp_path / variable).write_text("redis://:password@redis:6379/0")
+        environment[variable] = str(tmp_path / variable)
+    load_settings({"config": None}, environment)
+
+
 def test_broker_refuses_whoever_has_no_password(installation: Installation) -> None:
     address = installation.secret("redis_url").rpartition("@")[2]
     with redis.Redis.from_url(f"redis://{address}") as client, pytest.raises(redis.exceptions.AuthenticationError):
