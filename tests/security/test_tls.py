@@ -30,6 +30,7 @@ from servers.tls_door import TlsDoor
 from support.calls import make_call
 from support.cluster import PRIVATE, Cluster, cluster, wait_until
 
+from gnomon.bootstrap.stores import secured_url
 from gnomon.embedded.ports import free_port
 from gnomon.embedded.postgres import EmbeddedPostgres
 from gnomon.embedded.processes import NOBODY
@@ -37,12 +38,14 @@ from gnomon.job.address import EgressPolicy
 from gnomon.job.database_url import driver_url
 from gnomon.job.errors import Unavailable
 from gnomon.job.outcome import Failed, Outcome
+from gnomon.job.rates import Rate
 from gnomon.job.target import AmqpTarget, HttpTarget
 from gnomon.queue.celery.app import create_app
 from gnomon.queue.celery.publisher import CeleryQueue
 from gnomon.storage import cache
 from gnomon.storage.cache import DefinitionCache
 from gnomon.storage.postgres.engine import create_engine, translated
+from gnomon.storage.redis import rates
 from gnomon.storage.redis.client import connect
 from gnomon.storage.redis.database import RedisDatabase
 from gnomon.worker.executors.amqp import AmqpExecutor
@@ -229,9 +232,25 @@ def test_cache(
 
 def test_store_on_redis(redis_url: str, authority: Authority, certificates: Certificates, shown: str) -> None:
     with TlsDoor.before(redis_url, certificates[shown]) as door:
-        database = RedisDatabase(connect(door.url(redis_url), ca_file=str(authority.file)), namespace="tls")
+        url = secured_url(door.url(redis_url), disable_tls=False, ca_file=str(authority.file))
+        database = RedisDatabase(connect(url), namespace="tls")
         check(refusal(database.open), shown, server=f"localhost:{door.port}")
         database.close()
+
+
+def test_counters_of_requests(
+    redis_url: str,
+    authority: Authority,
+    certificates: Certificates,
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rates, "PATIENCE", 20.0)  # a busy machine may take longer for a handshake
+    with TlsDoor.before(redis_url, certificates[shown]) as door:
+        counters = rates.RedisBuckets(door.url(redis_url), ca_file=str(authority.file))
+        said = refusal(lambda: counters.take("somebody", Rate(per_second=1, burst=1)))
+        check(said, shown, server=f"localhost:{door.port}")
+        counters.close()
 
 
 def unreached(outcome: Outcome) -> str | None:
