@@ -1,5 +1,6 @@
 """What jobs name that workers register in code: known or not, and whether the payload fits."""
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -150,6 +151,19 @@ def test_all_rules_that_a_payload_breaks_are_named_at_once_up_to_twenty() -> Non
 def test_references_inside_a_schema_are_followed() -> None:
     schema = {"$defs": {"day": {"type": "integer"}}, "properties": {"day": {"$ref": "#/$defs/day"}}}
     assert [error.pointer for error in schema_errors(schema, {"day": "x"})] == ["/day"]
+
+
+def test_payload_that_would_take_minutes_to_check_is_refused_at_once() -> None:
+    schema = {"properties": {"text": {"pattern": r"\s+$"}, "list": {"uniqueItems": True}}}
+    objects: list[object] = [{"a": number} for number in range(15_000)]
+    started = time.monotonic()
+    assert [error.pointer for error in schema_errors(schema, {"text": " " * 120_000 + "x"})] == ["/text"]
+    assert schema_errors(schema, {"list": [*objects, 1, True, "1", None]}) == []
+    assert [error.detail for error in schema_errors(schema, {"list": [*objects, {"a": 7.0}]})] == [
+        "must not hold the same item twice"
+    ]
+    assert time.monotonic() - started < 20
+    assert schema_errors(schema, {"text": "a "}) == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Whether a payload fits the JSON Schema (Draft 2020-12) that its handler announced. Messages quote none of it."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime
@@ -12,6 +13,7 @@ from gnomon.job.errors import FieldError
 from gnomon.job.payload import pointer_part
 
 MAX_ERRORS = 20
+MAX_MATCHED = 10_000  # characters: a harmless pattern such as \s+$ takes the square of it
 MAX_QUOTED = 120  # characters of the schema, in a message
 
 NAMES = {
@@ -35,7 +37,8 @@ SAYINGS = {
     "exclusiveMinimum": "must be more than {}",
     "exclusiveMaximum": "must be less than {}",
     "multipleOf": "must be a multiple of {}",
-    "pattern": "must match the pattern {}",
+    "pattern": f"must match the pattern {{}} and have at most {MAX_MATCHED} characters",
+    "uniqueItems": "must not hold the same item twice",
     "format": "must have the format {}",
     "const": "must be {}",
 }
@@ -53,12 +56,14 @@ def schema_errors(schema: Mapping[str, Any], value: object) -> list[FieldError]:
     # imported when first needed: most processes never validate, and it takes a while
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import extend
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
     try:
         Draft202012Validator.check_schema(schema)
-        validator = Draft202012Validator(schema, registry=Registry(), format_checker=_format_checker())
+        bounded = extend(Draft202012Validator, {"pattern": _pattern, "uniqueItems": _unique_items})
+        validator = bounded(schema, registry=Registry(), format_checker=_format_checker())
         return list(islice(_distinct(_explained(validator.iter_errors(value))), MAX_ERRORS))
     except SchemaError as error:
         raise UnusableSchema(f"{error.json_path}: {error.message}"[:300]) from error
@@ -66,6 +71,38 @@ def schema_errors(schema: Mapping[str, Any], value: object) -> list[FieldError]:
         raise UnusableSchema(f"it refers to {str(error.ref)[:80]!r}, which it does not hold") from error
     except (RecursionError, re.error, ValueError, TypeError) as error:  # a circle of references, a pattern that is none
         raise UnusableSchema(type(error).__name__) from error
+
+
+def _pattern(_validator: Any, pattern: str, value: object, _schema: object) -> Iterator[Any]:
+    from jsonschema.exceptions import ValidationError
+
+    if isinstance(value, str) and (len(value) > MAX_MATCHED or not re.search(pattern, value)):
+        yield ValidationError("")
+
+
+def _unique_items(_validator: Any, wanted: object, value: object, _schema: object) -> Iterator[Any]:
+    """jsonschema compares each with each where items can't be sorted: minutes for what fits into a payload."""
+    from jsonschema.exceptions import ValidationError
+
+    if (
+        wanted
+        and isinstance(value, list)
+        and len({json.dumps(_same(item), sort_keys=True) for item in value}) < len(value)
+    ):
+        yield ValidationError("")
+
+
+def _same(value: Any) -> Any:
+    """To JSON Schema 1.0 and 1 are equal."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_same(item) for item in value]
+        case dict():
+            return {key: _same(item) for key, item in value.items()}
+        case _:
+            return value
 
 
 def _explained(errors: Iterable[Any]) -> Iterator[FieldError]:
