@@ -22,6 +22,7 @@ from gnomon.job.errors import (
     NameTaken,
     NotFound,
     Overlapping,
+    QuotaExceeded,
     RevisionMismatch,
     Unavailable,
 )
@@ -124,6 +125,8 @@ def _known(error: GnomonError) -> Response:
             return problem(409, str(error), kind="count-differs")
         case Overlapping():
             return problem(409, str(error), kind="overlapping")
+        case QuotaExceeded():
+            return problem(409, str(error), kind="quota-exceeded")
         case RevisionMismatch():
             return problem(412, str(error), kind="revision-mismatch")
         case NameTaken():

@@ -32,6 +32,7 @@ from gnomon.storage.postgres.history import PostgresHistoryStore
 from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
 from gnomon.storage.postgres.migrate import require_latest
+from gnomon.storage.postgres.quotas import limited_by
 from gnomon.storage.postgres.repeats import PostgresRepeatStore
 from gnomon.storage.postgres.runs import PostgresRunStore
 from gnomon.storage.postgres.sessions import acting_for
@@ -68,6 +69,7 @@ def run(settings: Settings) -> int:
 
 def _make_app(settings: Settings, ends: ExitStack) -> Flask:
     engine = acting_for(open_engine(settings, check_first=True), acting)
+    engine = limited_by(engine, settings.limits.quotas())
     instances = PostgresInstanceStore(engine)
     heartbeat = Heartbeat(instances, identity_of(settings, Role.API), ready=lambda: require_latest(engine))
     heartbeat.start()

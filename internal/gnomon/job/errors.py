@@ -10,6 +10,7 @@ GnomonError
 │   ├── CreatedIsGone     what an Idempotency-Key has made was deleted since
 │   ├── KeyInFlight       a request with the same Idempotency-Key is under way
 │   ├── Overlapping       the job's overlap policy allows no further execution now
+│   ├── QuotaExceeded     the operator allows no more of these
 │   └── RevisionMismatch  the job changed since the caller read it
 ├── SecretUnreadable      a stored secret can't be opened by this process
 ├── Unavailable           the database or the broker does not answer now; try again
@@ -86,6 +87,10 @@ class KeyInFlight(Conflict):
 
 class Overlapping(Conflict):
     """An execution of the job is unfinished, and its overlap policy allows no other beside it."""
+
+
+class QuotaExceeded(Conflict):
+    """There are as many as the operator allows; the message names the setting."""
 
 
 class RevisionMismatch(Conflict):

@@ -9,9 +9,16 @@ from gnomon.job.schedule import Schedule, closest
 
 @dataclass(frozen=True, kw_only=True)
 class Quotas:
-    """`min_interval` is the least time between two moments of a schedule."""
+    """`min_interval` is the least time between two moments of a schedule.
+
+    `jobs` is how many there may be in all, and `jobs_per_key` that one key may have created; `backlog` is how many
+    executions of a job may wait because somebody asked for them. 0 is any number.
+    """
 
     min_interval: timedelta = timedelta(seconds=1)
+    jobs: int = 0
+    jobs_per_key: int = 0
+    backlog: int = 0
 
     def check_schedule(self, schedule: Schedule, before: Schedule | None, *, pointer: str) -> None:
         """Raises InvalidJob for one that is too frequent, unless it was as frequent `before` the edit."""

@@ -43,6 +43,7 @@ from gnomon.settings.kinds import (
     Hosts,
     Lease,
     Level,
+    Limit,
     Many,
     Modules,
     Names,
@@ -287,6 +288,14 @@ class Limits(Section):
         default=timedelta(seconds=1), description="the least time between two moments of a job's schedule"
     )
 
+    jobs: Limit = Field(default=0, description="jobs that there may be in all; 0 for any number")
+    jobs_per_key: Limit = Field(default=0, description="jobs that one key may have created; 0 for any number")
+    backlog: Limit = Field(
+        default=10_000,
+        description="executions of one job that may wait because they were asked for: backfills, and runs that wait "
+        "their turn; 0 for any number",
+    )
+
     @model_validator(mode="after")
     def _secured_beyond_loopback(self) -> Self:
         _require_tls("limits", self.url, self.disable_tls)
@@ -298,7 +307,12 @@ class Limits(Section):
 
     def quotas(self) -> Quotas:
         """As the service takes them."""
-        return Quotas(min_interval=self.min_interval)
+        return Quotas(
+            min_interval=self.min_interval,
+            jobs=self.jobs,
+            jobs_per_key=self.jobs_per_key,
+            backlog=self.backlog,
+        )
 
 
 class Retention(Section):

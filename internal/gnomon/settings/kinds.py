@@ -118,6 +118,7 @@ Threads = Annotated[int, Field(ge=1, le=1024), Expects("a whole number from 1 to
 Count = Annotated[int, Field(ge=1, le=20_000), Expects("a whole number from 1 to 20000")]
 Many = Annotated[int, Field(ge=1, le=1_000_000), Expects("a whole number from 1 to 1000000")]
 Frequency = Annotated[int, Field(ge=0, le=100_000), Expects("a whole number from 0 to 100000")]
+Limit = Annotated[int, Field(ge=0, le=10_000_000), Expects("a whole number from 0 to 10000000")]
 Few = Annotated[int, Field(ge=0, le=1000), Expects("a whole number from 0 to 1000")]
 Text = Annotated[str, Field(min_length=1, max_length=200), Expects("text")]
 Switch = Annotated[bool, Expects("true or false")]

@@ -16,6 +16,7 @@ from gnomon.job.model import Action, Definition, Job, JobStatus
 from gnomon.job.ports import Event, JobChange, JobQuery, NewJob, Page
 from gnomon.storage.cursors import read_cursor, write_cursor
 from gnomon.storage.postgres.engine import autocommit, translated
+from gnomon.storage.postgres.quotas import check_jobs
 from gnomon.storage.postgres.rows import Unreadable, definition_columns, definition_document, read_stored_definition
 from gnomon.storage.postgres.sessions import announce, database_clock, principal_of
 from gnomon.storage.postgres.tables import executions, job_events, job_revisions, jobs
@@ -96,7 +97,7 @@ class PostgresJobStore:
 
 
 def insert_job(connection: Connection, prepare: Callable[[datetime], NewJob]) -> Job:
-    """The job, its first revision, and the announcement of its first moment. Raises NameTaken."""
+    """The job, its first revision, and the announcement of its first moment. Raises NameTaken and QuotaExceeded."""
     now = database_clock(connection)
     new = prepare(now)
     try:
@@ -108,6 +109,7 @@ def insert_job(connection: Connection, prepare: Callable[[datetime], NewJob]) ->
                 next_run=new.next_run,
                 created_at=now,
                 updated_at=now,
+                created_by=principal_of(connection),
                 **definition_columns(new.definition),
             )
         )
@@ -116,6 +118,7 @@ def insert_job(connection: Connection, prepare: Callable[[datetime], NewJob]) ->
     _insert_revision(connection, new.id, 1, definition_document(new.definition))
     _insert_event(connection, new.id, 1, Event(action=Action.CREATED, owed_from=now))
     announce(connection, new.next_run)
+    check_jobs(connection)
     return read_job(connection, new.id)
 
 

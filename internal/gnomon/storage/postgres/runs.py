@@ -16,6 +16,7 @@ from gnomon.storage.postgres.forgotten import forgotten_moments
 from gnomon.storage.postgres.history import read_execution
 from gnomon.storage.postgres.jobs import locked_job
 from gnomon.storage.postgres.keys import known_resource, remember
+from gnomon.storage.postgres.quotas import check_backlog, check_waiting
 from gnomon.storage.postgres.sessions import announce, database_clock
 from gnomon.storage.postgres.tables import executions, jobs
 from gnomon.storage.refusals import no_execution, overlapping, refuse_cancel, refuse_repeat
@@ -73,6 +74,7 @@ class PostgresRunStore:
                 created = insert_executions(connection, births, State.PENDING, trigger=Trigger.BACKFILL, slot=None)
                 refused = [birth for birth in births if birth["id"] not in created]
                 insert_executions(connection, refused, State.WAITING, trigger=Trigger.BACKFILL, slot=None)
+                check_backlog(connection, job_id)
                 announce(connection, now)
             return moments
 
@@ -115,6 +117,7 @@ def _create(
         announce(connection, now)
     elif may_wait:
         insert_executions(connection, [{**birth, "serial": True}], State.WAITING, trigger=trigger, slot=None)
+        check_waiting(connection, job.id)
     else:
         raise overlapping(job.id, _active(connection, job.id))
     return execution_id

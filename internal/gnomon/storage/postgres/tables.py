@@ -54,6 +54,8 @@ jobs = Table(
     Column("created_at", Instant, nullable=False, server_default=text("now()")),
     Column("updated_at", Instant, nullable=False, server_default=text("now()")),
     Column("deleted_at", Instant),
+    # whose key it was, or who else; nobody where it is not known
+    Column("created_by", Text, nullable=False, server_default=text("''")),
     CheckConstraint("status in ('RUNNING', 'STOPPED', 'COMPLETED')", name="jobs_status"),
     CheckConstraint("num_nonnulls(cron_schedule, interval_seconds, execute_at) = 1", name="jobs_one_schedule"),
     CheckConstraint("overlap in ('skip', 'allow', 'queue')", name="jobs_overlap"),
@@ -70,6 +72,16 @@ jobs = Table(
     # the list, newest first
     Index("jobs_newest", "created_at", "id", postgresql_where=text("deleted_at is null")),
     Index("jobs_tags", "tags", postgresql_using="gin", postgresql_where=text("deleted_at is null")),
+)
+
+# How many jobs there are that are not deleted, by whose key created them. Kept by triggers; a count is the sum of its
+# parts, of which each may be negative.
+job_counts = Table(
+    "job_counts",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("part", SmallInteger, primary_key=True),
+    Column("count", BigInteger, nullable=False),
 )
 
 job_revisions = Table(
