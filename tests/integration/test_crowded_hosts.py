@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import uvloop
-from servers.target import Target, hang
+from servers.target import Target, answer, hang
 from sqlalchemy import text
 from support.cluster import wait_until
 from support.gate import Gate
@@ -93,10 +93,10 @@ def states(world: World, job: Job) -> Counter[str]:
     return Counter(row.state for row in facts(world, job))
 
 
-def admit_all(runner: Runner, ids: Sequence[UUID]) -> None:
+def admit_all(runner: Runner, ids: Sequence[UUID], *, size: int = MESSAGE) -> None:
     """As a worker does: message by message, some of them at once."""
     with ThreadPoolExecutor(ADMITTING) as pool:
-        list(pool.map(runner.admit, [ids[place : place + MESSAGE] for place in range(0, len(ids), MESSAGE)]))
+        list(pool.map(runner.admit, [ids[place : place + size] for place in range(0, len(ids), size)]))
 
 
 @contextmanager
@@ -148,6 +148,15 @@ def test_all_that_was_put_off_is_called_once_when_the_host_answers_again(world: 
         wait_until("all are finished", lambda: states(world, job) == {"SUCCEEDED": 300}, seconds=60)
     assert set(target.keys().values()) == {1}
     assert gate.most == 8
+    assert {(row.attempt, row.failures) for row in facts(world, job)} == {(1, 0)}
+
+
+def test_small_messages_at_once_claim_nothing_that_has_no_place(world: World, target: Target) -> None:
+    target.on("/hook", answer(delay=0.05))
+    job = job_calling(world, target.url("/hook"))
+    with running(world, per_host=12) as runner, publishing(world, runner):
+        admit_all(runner, due(world, job, 300), size=10)
+        wait_until("all are finished", lambda: states(world, job) == {"SUCCEEDED": 300}, seconds=60)
     assert {(row.attempt, row.failures) for row in facts(world, job)} == {(1, 0)}
 
 

@@ -87,7 +87,7 @@ def test_without_a_limit_everybody_is_called() -> None:
     turns = Turns(None)
     places = fill(turns, "a", 1000)
     assert {place.at for place in places} == {At.CALLING}
-    assert turns.have_room_for(10_000)
+    assert turns.foresee(10_000)
     assert turns.leave(places[0]) == (True, None)
 
 
@@ -95,8 +95,22 @@ def test_room_is_that_of_the_busiest_host() -> None:
     turns = Turns(10)
     fill(turns, "a", 3)
     fill(turns, "b", 7)
-    assert turns.have_room_for(3)
-    assert not turns.have_room_for(4)
+    assert not turns.foresee(4)
+    assert turns.foresee(3)
+    assert not turns.foresee(1)
+    turns.settle(3)
+    assert turns.foresee(2)
+
+
+def test_whoever_was_foreseen_gets_a_place_however_many_come_in_between() -> None:
+    turns = Turns(10)
+    assert turns.foresee(6)
+    others = [turns.reserve("a") for _ in range(30)]
+    assert sum(place is not None for place in others) == 14
+    assert all(turns.reserve("a", foreseen=True) for _ in range(6))
+    assert turns.reserve("a", foreseen=True) is None
+    turns.settle(6)
+    assert turns.reserve("a") is None
 
 
 def test_hosts_that_have_nothing_are_forgotten() -> None:

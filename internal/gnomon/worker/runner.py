@@ -172,20 +172,21 @@ class Runner:
         """Takes the place of `len(ids)` slots; those that are not used are given back."""
         places: dict[UUID, Place] = {}
         flights: list[Flight] = []
+        foreseen = self._turns.foresee(len(ids))
         try:
-            flights = self._claim(self._placed(ids, places), places)
+            flights = self._claim(ids if foreseen else self._placed(ids, places), places)
             if flights:
                 self._flights.add(flights)
                 self._loop.call_soon_threadsafe(self._take_off, flights)
         finally:
+            if foreseen:
+                self._turns.settle(len(ids))
             self._slots.give(len(ids) - sum(place.began_calling for place in places.values()))
             for execution_id in places.keys() - {flight.claimed.id for flight in flights}:
                 self._leave(places[execution_id])
 
     def _placed(self, ids: Sequence[UUID], places: dict[UUID, Place]) -> Sequence[UUID]:
-        """Which of `ids` to claim. Where a host may get too much, those that have places; the others are put off."""
-        if self._turns.have_room_for(len(ids)):
-            return ids
+        """Which of `ids` to claim, as a host might get too many: those that have places. The others are put off."""
         pending = self._insist(lambda: self._store.pending(ids))
         definitions = self._definitions_of(set(pending.values())) if pending else {}
         crowded: dict[str, list[UUID]] = defaultdict(list)
@@ -273,11 +274,11 @@ class Runner:
         return known
 
     def _seated(self, flights: list[Flight], places: dict[UUID, Place], delivery: UUID) -> list[Flight]:
-        """With their places. Those for which there is none, because others came in between, are given back."""
+        """With their places. Those for which there is none, because this worker stops, are given back."""
         crowded: dict[str, list[Claimed]] = defaultdict(list)
         for flight in flights:
             host = host_of(flight.definition.target)
-            place = places.get(flight.claimed.id) or self._turns.reserve(host)
+            place = places.get(flight.claimed.id) or self._turns.reserve(host, foreseen=True)
             if place is None:
                 crowded[host].append(flight.claimed)
             else:

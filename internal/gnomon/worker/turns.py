@@ -94,18 +94,27 @@ class Turns:
         self._clock = clock
         self._hosts: dict[str, _Host] = {}
         self._closed = False
+        self._foreseen = 0
         self._lock = threading.Lock()
 
-    def have_room_for(self, count: int) -> bool:
-        """Whether so many more could be called at once, whatever their hosts."""
+    def foresee(self, count: int) -> bool:
+        """Whether so many more can be called at once, whatever their hosts; if so, there is room until `settle`."""
         if self._limit is None:
             return True
         with self._lock:
             busiest = max((host.calling + len(host.waiting) for host in self._hosts.values()), default=0)
-        return busiest + count <= self._limit
+            if busiest + self._foreseen + count > self._limit:
+                return False
+            self._foreseen += count
+            return True
 
-    def reserve(self, name: str | None) -> Place | None:
-        """A place at this host; None when there is none, not even to wait."""
+    def settle(self, count: int) -> None:
+        """Those that were foreseen have their places, or need none."""
+        with self._lock:
+            self._foreseen -= count if self._limit is not None else 0
+
+    def reserve(self, name: str | None, *, foreseen: bool = False) -> Place | None:
+        """A place at this host; None when there is none, not even to wait. One that was foreseen gets one."""
         if name is None or self._limit is None:
             return Place(host=None, at=At.CALLING, since=self._clock())
         with self._lock:
@@ -115,7 +124,8 @@ class Turns:
             if host.calling < self._limit:
                 host.calling += 1
                 return Place(host=name, at=At.CALLING, since=self._clock())
-            if self._closed or len(host.waiting) >= self._limit:
+            kept = 0 if foreseen else self._foreseen  # any of these may be for this host
+            if self._closed or host.calling + len(host.waiting) + kept >= 2 * self._limit:
                 return None
             place = Place(host=name, at=At.WAITING, since=self._clock())
             host.waiting[place] = None
