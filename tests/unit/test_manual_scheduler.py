@@ -169,7 +169,7 @@ def test_daylight_saving_is_kept() -> None:
 
 
 def test_registrations_of_a_program_are_taken_over_and_left_as_they_are() -> None:
-    program = Scheduler("redis://nowhere.invalid")
+    program = Scheduler("rediss://nowhere.invalid")
     calls: list[str] = []
 
     @program.job("greet", Every("1h"), payload={"who": "you"})
