@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import ssl
 import threading
@@ -11,6 +12,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pika
 import pytest
@@ -19,11 +21,12 @@ from servers.proxy import Proxy
 from servers.rabbitmq import RabbitMQ
 from support.calls import LOOPS, callers, make_call
 
-from gnomon.job.address import EgressPolicy
+from gnomon.job.address import EgressPolicy, Server
 from gnomon.job.outcome import Failed, Outcome, Sent, Succeeded
 from gnomon.job.target import AmqpTarget
 from gnomon.worker.executors import BrokenOff, Call
 from gnomon.worker.executors.amqp import AmqpExecutor
+from gnomon.worker.executors.premises import Premises
 
 LOOPBACK = EgressPolicy.parse(["127.0.0.0/8"])
 QUEUE = "orders"
@@ -215,6 +218,39 @@ def test_name_that_does_not_resolve(make_caller: Callable[..., Caller]) -> None:
 
     caller = make_caller(lookup=lookup)
     assert failure(caller("amqp://user:secret@broker.invalid/")) == ("dns", Sent.NOT_SENT, False)
+
+
+def test_servers_of_our_own_are_refused_although_their_network_is_open(
+    make_caller: Callable[..., Caller], broker: Broker, rabbitmq: RabbitMQ, rabbitmq_url: str
+) -> None:
+    port = urlsplit(rabbitmq_url).port or 5672
+    premises = Premises([Server("broker", "127.0.0.1", port)])
+    premises.look_up()
+    outcome = make_caller(premises=premises)(rabbitmq_url)
+    assert failure(outcome) == ("egress_blocked", Sent.NOT_SENT, True)
+    assert isinstance(outcome, Failed)
+    assert "Gnomon's own broker" in outcome.message
+
+
+@pytest.mark.parametrize("moment", ["connecting", "connected"])
+def test_address_is_judged_again_when_its_socket_connects_and_when_it_has(
+    make_caller: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    caller = make_caller()
+    passed = {"connecting": 1, "connected": 2}[moment]
+    verdicts = itertools.chain([None] * passed, itertools.repeat("closed by now"))
+    monkeypatch.setattr(caller.executor._guard, "_judge", lambda *_: next(verdicts))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        outcome = caller(f"amqp://127.0.0.1:{server.getsockname()[1]}/")
+        server.setblocking(False)
+        if moment == "connecting":
+            with pytest.raises(BlockingIOError):
+                server.accept()
+        else:
+            connection, _ = server.accept()
+            assert connection.recv(100) == b""
+            connection.close()
+    assert failure(outcome) == ("egress_blocked", Sent.NOT_SENT, True)
 
 
 @pytest.mark.parametrize("addresses", [("10.0.0.1",), ("169.254.169.254", "10.1.1.1")])

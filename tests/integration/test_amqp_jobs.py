@@ -1,7 +1,8 @@
-"""Jobs of type AMQP from the database to a queue, through the processes that run them."""
+"""Jobs from the database to a queue, through the processes that run them; and where they do not get."""
 
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pika
@@ -40,6 +41,33 @@ def test_message_of_a_job_arrives_once_and_bears_the_id_of_its_execution(
     assert got[2] == (None, None, None)
     assert [body for _, _, body in got[:2]] == [b"Hello"] * 2
     assert {properties.message_id for _, properties, _ in got[:2]} == {str(ended[0]) for ended in executions}
+
+
+def test_job_can_not_call_the_servers_that_the_worker_itself_depends_on(
+    world: World, database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """Though loopback is open, and Redis would take a line of HTTP for a command."""
+    database, broker = urlsplit(database_url).port, urlsplit(redis_url).port
+    jobs = [
+        world.create(http_job={"url": f"http://127.0.0.1:{database}/"}, delay_seconds=0),
+        world.create(http_job={"url": f"http://localhost:{broker}/"}, delay_seconds=0),
+        world.create(
+            type="AMQP", http_job=None, amqp_job={"connection": f"amqp://127.0.0.2:{broker}/"}, delay_seconds=0
+        ),
+    ]
+    with cluster(database_url=database_url, queue_url=redis_url, folder=tmp_path) as started:
+        started.start_ready("scheduler", "worker")
+        wait_until("all have failed", lambda: all(failures(world, job) for job in jobs), seconds=60)
+    (to_database, to_broker, published) = (failures(world, job)[0] for job in jobs)
+    assert f"127.0.0.1 port {database} is Gnomon's own database" in to_database
+    assert f"port {broker} is Gnomon's own broker, which no setting opens" in to_broker
+    assert f"127.0.0.2 port {broker} is Gnomon's own broker, which the setting egress-allow-own-broker" in published
+
+
+def failures(world: World, job: Job) -> list[str]:
+    """What is said of the executions of the job that failed."""
+    page = world.service.executions(str(job.id), ExecutionQuery())
+    return [execution.error_message or "" for execution in page.items if execution.state is State.FAILED]
 
 
 def done(world: World, job: Job) -> bool:

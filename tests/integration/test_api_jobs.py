@@ -10,7 +10,9 @@ from support.api import HOURLY, PRINTED, created, make_client, only_error, probl
 from support.keys import OPEN
 from support.world import World
 
+from gnomon.job.address import EgressPolicy
 from gnomon.job.sealing import opened
+from gnomon.job.service import JobService
 from gnomon.job.target import AmqpTarget, BasicAuth
 
 NOBODY = "018f0000-0000-7000-8000-000000000000"  # no job has this id
@@ -488,3 +490,19 @@ def test_mask_sent_back_keeps_the_stored_secret(client: FlaskClient, world: Worl
     assert stored.revision == 3
     auth = opened(stored.definition, job_id=stored.id, unseal=OPEN).target.auth
     assert auth == BasicAuth(username="me", password="bar")
+
+
+def test_address_that_no_setting_opens_is_refused_and_one_that_is_closed_warned_of(world: World) -> None:
+    world.service = JobService(
+        jobs=world.jobs, runs=world.runs, history=world.history, catalog=world.catalog, egress=EgressPolicy()
+    )
+    client = make_client(world)
+
+    refused = client.post("/v1/jobs", json={**HOURLY, "http_job": {"url": "http://169.254.169.254/latest"}})
+    closed = created(client, http_job={"url": "http://10.0.0.1/"})
+    public = created(client)
+
+    assert only_error(refused)["pointer"] == "/http_job/url"
+    (warning,) = closed["warnings"]
+    assert "10.0.0.1 is a private address; the setting egress-allow can open it" in warning
+    assert public["warnings"] == []

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,14 +22,15 @@ import pycurl
 import pytest
 from servers.certificates import Certificate, self_signed
 from servers.target import Connection, Target, answer, drip, flood, hang, raw, reset, sequence
-from support.calls import LOOPS, callers, make_call
+from support.calls import LOOPS, callers, make_call, unchecked
 
-from gnomon.job.address import EgressPolicy
+from gnomon.job.address import EgressPolicy, Server
 from gnomon.job.errors import ConfigurationError
 from gnomon.job.outcome import Failed, Outcome, Sent, Succeeded
 from gnomon.job.target import METHODS, BasicAuth, BearerAuth, HttpTarget
 from gnomon.worker.executors import Call
 from gnomon.worker.executors.http import HttpExecutor
+from gnomon.worker.executors.premises import Premises
 
 LOOPBACK = EgressPolicy.parse(["127.0.0.0/8"])
 CANARY = "canary-7f3a"
@@ -44,6 +46,9 @@ class Caller:
 
     def __call__(self, url: str, **fields: Any) -> Outcome:
         return self.runner.run(self.attempt(url, **fields))
+
+    def call_unchecked(self, url: str) -> Outcome:
+        return self.runner.run(self.executor.execute(unchecked(url), make_call()))
 
     async def attempt(self, url: str, **fields: Any) -> Outcome:
         call = make_call(**{name: fields.pop(name) for name in list(fields) if name in Call.__dataclass_fields__})
@@ -609,7 +614,7 @@ def test_loopback_is_blocked_however_it_is_spelt(make_caller: Callable[..., Call
     caller = make_caller(policy=EgressPolicy())
 
     failure = check_failure(
-        caller(target.url(f"/{CANARY}", host=host)), "egress_blocked", Sent.NOT_SENT, permanent=True
+        caller.call_unchecked(target.url(f"/{CANARY}", host=host)), "egress_blocked", Sent.NOT_SENT, permanent=True
     )
 
     assert "must not be called" in failure.message
@@ -618,7 +623,7 @@ def test_loopback_is_blocked_however_it_is_spelt(make_caller: Callable[..., Call
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "127.1", "localhost"])
 def test_opened_loopback_is_called_however_it_is_spelt(caller: Caller, target: Target, host: str) -> None:
-    succeeded(caller(target.url(host=host)))
+    succeeded(caller.call_unchecked(target.url(host=host)))
 
 
 def test_blocked_message_names_the_setting(make_caller: Callable[..., Caller], target: Target) -> None:
@@ -631,7 +636,7 @@ def test_blocked_message_names_the_setting(make_caller: Callable[..., Caller], t
 
 
 def test_mapped_loopback_is_blocked_although_loopback_is_open(caller: Caller, target: Target) -> None:
-    outcome = caller(target.url(host="[::ffff:127.0.0.1]"))
+    outcome = caller.call_unchecked(target.url(host="[::ffff:127.0.0.1]"))
 
     check_failure(outcome, "egress_blocked", Sent.NOT_SENT, permanent=True)
     assert target.accepted == 0
@@ -642,6 +647,55 @@ def test_opened_host_name_reaches_a_private_address(make_caller: Callable[..., C
 
     succeeded(caller(target.url(host="localhost")))
     check_failure(caller(target.url()), "egress_blocked", Sent.NOT_SENT, permanent=True)
+
+
+def test_servers_of_our_own_are_refused_although_their_network_is_open(
+    make_caller: Callable[..., Caller], target: Target
+) -> None:
+    premises = Premises([Server("database", "localhost", target.port)])
+    premises.look_up()
+    caller = make_caller(premises=premises)
+
+    for host in ("127.0.0.1", "localhost"):
+        failure = check_failure(caller(target.url(host=host)), "egress_blocked", Sent.NOT_SENT, permanent=True)
+        assert "Gnomon's own database" in failure.message
+    with Target() as other:
+        succeeded(caller(other.url()))
+    assert target.accepted == 0
+
+
+def test_own_machine_is_refused_although_its_network_is_open(
+    make_caller: Callable[..., Caller], target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gnomon.job.address.LOOPBACK_4", IPv4Address("127.255.255.255"))  # else loopback opens it
+    caller = make_caller(policy=EgressPolicy.parse(["127.0.0.0/16"]))
+
+    failure = check_failure(caller(target.url()), "egress_blocked", Sent.NOT_SENT, permanent=True)
+
+    assert "127.0.0.1 is the worker's own machine; the setting egress-allow can open it" in failure.message
+    succeeded(make_caller(policy=EgressPolicy.parse(["127.0.0.1"]))(target.url()))
+
+
+def test_port_of_another_protocol_is_refused_until_it_is_opened(
+    make_caller: Callable[..., Caller], target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gnomon.job.address.PORTS", {target.port: "Redis"})
+
+    failure = check_failure(make_caller()(target.url()), "egress_blocked", Sent.NOT_SENT, permanent=True)
+
+    assert f"port {target.port} is that of Redis; the setting egress-allow-ports can open it" in failure.message
+    assert target.accepted == 0
+    succeeded(make_caller(policy=EgressPolicy.parse(["127.0.0.0/8"], ports=[target.port]))(target.url()))
+
+
+def test_connection_of_an_opened_host_serves_no_other_host(make_caller: Callable[..., Caller], target: Target) -> None:
+    caller = make_caller(policy=EgressPolicy.parse(["open.example"]), lookup=lambda host: ("127.0.0.1",))
+
+    succeeded(caller(target.url(host="open.example")))
+    check_failure(caller(target.url(host="closed.example")), "egress_blocked", Sent.NOT_SENT, permanent=True)
+    succeeded(caller(target.url(host="open.example")))
+
+    assert (len(target.requests), target.accepted) == (2, 1)
 
 
 def test_guard_that_fails_refuses(
@@ -662,7 +716,7 @@ def test_reused_connection_is_judged_again(
     caller: Caller, target: Target, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     succeeded(caller(target.url()))
-    monkeypatch.setattr(caller.executor._guard, "_judge", lambda _address, _host: "closed by now")
+    monkeypatch.setattr(caller.executor._guard, "_judge", lambda *_: "closed by now")
 
     failure = check_failure(caller(target.url()), "egress_blocked", Sent.NOT_SENT, permanent=True)
 
@@ -790,10 +844,10 @@ def test_callback_that_raises_strands_nobody(
     target.on("/slow", answer(delay=0.2))
     real = caller.executor._guard._judge
 
-    def explode_for_localhost(address: str, host: str) -> str | None:
+    def explode_for_localhost(address: str, port: int, host: str) -> str | None:
         if host == "localhost":
             raise RuntimeError("boom")
-        return real(address, host)
+        return real(address, port, host)
 
     monkeypatch.setattr(caller.executor._guard, "_judge", explode_for_localhost)
 

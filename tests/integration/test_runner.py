@@ -17,6 +17,7 @@ from servers.target import Target, answer, hang, raw
 from support.cluster import wait_until
 from support.world import World, token
 
+from gnomon.embedded.ports import free_port
 from gnomon.embedded.postgres import EmbeddedPostgres
 from gnomon.job.address import EgressPolicy
 from gnomon.job.errors import Unavailable
@@ -159,7 +160,7 @@ def test_doubtful_effect_of_an_at_most_once_job_ends_unknown(world: World, targe
 
 
 def test_at_most_once_job_that_was_surely_not_sent_is_tried_again(world: World) -> None:
-    job = job_calling(world, "http://127.0.0.1:9/closed", delivery="at_most_once", retry={"initial_seconds": 0})
+    job = job_calling(world, f"http://127.0.0.1:{free_port()}/", delivery="at_most_once", retry={"initial_seconds": 0})
     with running(world) as runner:
         runner.admit(world.dispatched())
         wait_until("a failure is counted", lambda: only_execution(world, job).failures == 1)

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import uvloop
 
+from gnomon.job.target import HttpTarget
 from gnomon.worker.executors import Call
 
 LOOPS = {"uvloop": uvloop.new_event_loop, "selector": asyncio.SelectorEventLoop}
@@ -33,6 +34,13 @@ def make_call(**fields: Any) -> Call:
         "timeout": timedelta(seconds=20),
     }
     return Call(**{**defaults, **fields})
+
+
+def unchecked(url: str) -> HttpTarget:
+    """A target with a URL that no job could be given: what the executor must stand up to by itself."""
+    target = HttpTarget(url="http://placeholder.example/")
+    object.__setattr__(target, "url", url)
+    return target
 
 
 @contextlib.contextmanager

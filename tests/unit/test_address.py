@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gnomon.job.address import METADATA, EgressPolicy, judge
+from gnomon.job.address import METADATA, PORTS, EgressPolicy, foreseen, judge, judge_port, wrong_host
 from gnomon.job.errors import ConfigurationError
 
 NOTHING_OPENED = EgressPolicy()
@@ -151,12 +151,86 @@ def test_what_is_no_address_is_refused(address: str) -> None:
     assert judge(address, EVERYTHING_OPENED, host="some.host") is not None
 
 
-def test_own_address_is_refused_although_its_network_is_open() -> None:
-    policy = EgressPolicy.parse(["10.0.0.0/8"], blocked=["10.0.0.5", "8.8.8.8"])
+@pytest.mark.parametrize(
+    ("entries", "opened"),
+    [
+        ([], False),
+        (["10.0.0.0/8"], False),
+        (["10.0.0.4"], False),
+        (["other.example"], False),
+        (["10.0.0.5"], True),
+        (["host.example"], True),
+        (["127.0.0.0/8"], True),
+        (["127.0.0.2"], False),
+    ],
+)
+def test_own_machine_is_opened_by_itself_or_with_loopback(entries: list[str], opened: bool) -> None:
+    policy = EgressPolicy.parse(entries)
 
-    assert judge("10.0.0.4", policy) is None
-    assert judge("10.0.0.5", policy) == "10.0.0.5 belongs to Gnomon itself"
-    assert judge("8.8.8.8", policy) == "8.8.8.8 belongs to Gnomon itself"
+    assert policy.opens_machine(IPv4Address("10.0.0.5"), "host.example") is opened
+
+
+@pytest.mark.parametrize("port", [80, 443, 8000, 8080, 9200, 50_000])
+def test_ports_of_http_may_be_called(port: int) -> None:
+    assert judge_port(port, NOTHING_OPENED, protocol="HTTP") is None
+    assert judge_port(port, NOTHING_OPENED, protocol="AMQP") is None
+
+
+@pytest.mark.parametrize("port", sorted(PORTS))
+def test_ports_of_other_protocols_are_refused_until_they_are_opened(port: int) -> None:
+    reason = judge_port(port, NOTHING_OPENED, protocol="HTTP")
+
+    assert reason is not None
+    assert "egress-allow-ports" in reason
+    assert judge_port(port, EgressPolicy.parse([], ports=[port]), protocol="HTTP") is None
+
+
+def test_brokers_may_be_called_at_their_own_ports() -> None:
+    assert [judge_port(port, NOTHING_OPENED, protocol="AMQP") for port in (5671, 5672)] == [None, None]
+    assert judge_port(6379, NOTHING_OPENED, protocol="AMQP") is not None
+
+
+@pytest.mark.parametrize(
+    "host", ["example.com", "example.com.", "localhost", "1.example", "127.0.0.1", "10.0.0.1", "[::1]", "[fd00::1]"]
+)
+def test_host_that_some_setting_opens_is_not_wrong(host: str) -> None:
+    assert wrong_host(host) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("2130706433", "0x7f000001", "0x7f.1", "127.1", "127.0.1", "0177.0.0.1", "0", "017700000001", "127.0.0.1."),
+        *("127.0.0.01", "256.0.0.1", "1.2.3.4.5", "4294967296", "0x", "example.127", "a.0x7f"),
+        *("[1::2::3]", "[::127.1]", "[127.0.0.1]", "[:::]"),
+        *(address if ":" not in address else f"[{address}]" for address in (*NEVER, *EMBEDDED) if "%" not in address),
+    ],
+)
+def test_host_that_no_setting_opens_or_that_is_spelt_oddly_is_wrong(host: str) -> None:
+    reason = wrong_host(host)
+
+    assert reason is not None
+    assert host.strip("[]") not in reason.split(), "it may be a part of a password"
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "foreseeable"),
+    [
+        ("example.com", 443, False),
+        ("8.8.8.8", 443, False),
+        ("example.com", 6379, True),
+        ("10.0.0.1", 80, True),
+        ("localhost", 80, True),
+        ("API.localhost.", 80, True),
+        ("localhost.example.com", 80, False),
+        ("[::1]", 80, True),
+        ("::1", 80, True),
+    ],
+)
+def test_refusal_is_foreseen_where_no_name_has_to_be_asked_for(host: str, port: int, foreseeable: bool) -> None:
+    assert (foreseen(host, port, NOTHING_OPENED, protocol="HTTP") is not None) is foreseeable
+    everything = EgressPolicy.parse(["0.0.0.0/0", "::/0"], ports=PORTS)
+    assert foreseen(host, port, everything, protocol="HTTP") is None
 
 
 def test_only_the_opened_network_is_open() -> None:

@@ -8,7 +8,7 @@ import certifi
 import pytest
 
 from gnomon.job.api_key import make_key
-from gnomon.job.database_url import driver_url
+from gnomon.job.database_url import driver_url, servers_of
 from gnomon.job.errors import ConfigurationError
 from gnomon.settings import Explained, Setting, Settings, declared, explain, load_settings
 from gnomon.settings.kinds import parse_size
@@ -59,6 +59,7 @@ def test_every_setting_reads_its_default_from_file_environment_and_flag(file: Pa
         "auth.admin_key": KEY.text,
         "auth.metrics_key": KEY.text,
         "auth.names": "gnomon.internal, gnomon",
+        "egress.allow_ports": "25, 6379",
     }
     default = explained(load_settings({}, {}), setting.name).default or examples.get(setting.name, "10.0.0.0/8")
     file.write_text(f"{section}:\n  {key}: {default}\n")
@@ -366,3 +367,40 @@ def test_authorities_vouch_for_the_database_unless_its_url_names_others() -> Non
     assert url("postgresql://u@db/x") == "u@db/x?sslmode=verify-full&sslrootcert=/etc/ca.pem"
     assert url("postgresql://u@db/x?sslrootcert=system") == "u@db/x?sslrootcert=system&sslmode=verify-full"
     assert url("postgresql://u@db/x", disable_tls=True) == "u@db/x?sslmode=disable"
+
+
+@pytest.mark.parametrize(
+    ("url", "servers"),
+    [
+        ("postgresql://u:p@db.example/x", [("db.example", 5432)]),
+        ("postgresql+psycopg2://u@db:6000/x?sslmode=disable", [("db", 6000)]),
+        ("postgresql://u@a:1,b/x", [("a", 1), ("b", 5432)]),
+        ("postgresql://u@[fd00::1]:6000/x", [("fd00::1", 6000)]),
+        ("postgresql://u@/x?host=db&port=6000", [("db", 6000)]),
+        ("postgresql://u@/x?host=a:1&host=b:2", [("a", 1), ("b", 2)]),
+        ("postgresql://u@db/x?hostaddr=10.0.0.1", [("db", 5432), ("10.0.0.1", 5432)]),
+        ("postgresql://u@/x?host=/run/postgresql", []),
+        ("redis://:p@cache", [("cache", 6379)]),
+        ("rediss://cache:7000/1", [("cache", 7000)]),
+        ("amqp://u:p@broker/v", [("broker", 5672)]),
+        ("amqps://u:p@broker:99//", [("broker", 99)]),
+    ],
+)
+def test_servers_are_those_that_an_address_names(url: str, servers: list[tuple[str, int]]) -> None:
+    assert servers_of(url) == servers
+
+
+def test_own_servers_are_the_database_the_brokers_and_the_cache() -> None:
+    flags = {
+        "db_host": "db:6000",
+        "queue_url": "amqps://a;amqps://b:99",
+        "cache_url": "rediss://c",
+        "limits_url": "rediss://d:98",
+    }
+    assert load_settings(flags, {}).own_servers() == [
+        ("database", "db", 6000),
+        ("broker", "a", 5671),
+        ("broker", "b", 99),
+        ("cache", "c", 6379),
+        ("rate limiter", "d", 98),
+    ]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika.data import encode_table
 
+from gnomon.job.address import EgressPolicy
 from gnomon.job.amqp import Broker, keeps_password, masked, table_size, with_password
 from gnomon.job.errors import InvalidJob
 from gnomon.job.payload import MAX_PAYLOAD_BYTES
@@ -18,6 +19,8 @@ from gnomon.job.target import (
     BearerAuth,
     HandlerTarget,
     HttpTarget,
+    Target,
+    closed_to,
     normalise_url,
 )
 
@@ -57,6 +60,17 @@ def test_url_is_stored_in_its_absolute_form(written: str, stored: str) -> None:
         ("http://example.com:8x", "is not a URL"),
         ("http://[::1", "is not a URL"),
         ("http://[fe80::1%25eth0]/", "is not a"),
+        ("http://127.1/", "not an IPv4 address in its plain form"),
+        ("http://2130706433/", "not an IPv4 address in its plain form"),
+        ("http://0x7f.1/", "not an IPv4 address in its plain form"),
+        ("http://169.254.169.254/latest/", "a cloud's metadata service, which no setting opens"),
+        ("http://[::ffff:127.0.0.1]/", "an IPv4 address inside an IPv6 one, which no setting opens"),
+        ("http://%31%32%37.0.0.1/", "is not a host name"),
+        ("http://example.com:/", "no port"),
+        ("http:/example.com/", "no port"),
+        ("file:/etc/passwd", "no port"),
+        ("http://example.com..", "is not a host name"),
+        ("http://1.2.3.4&@5.6.7.8", "must not hold a user name"),
         ("http://" + "a" * 3000, "at most 2048"),
         ("", "is not a host name"),
     ],
@@ -65,6 +79,23 @@ def test_url_that_can_not_be_called_is_refused_with_its_reason(url: str, reason:
     with pytest.raises(InvalidJob, match=reason) as raised:
         HttpTarget(url=url)
     assert raised.value.errors[0].pointer == "/url"
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (HttpTarget(url="http://example.com/"), None),
+        (HttpTarget(url="http://10.0.0.1/"), "10.0.0.1 is a private address; the setting egress-allow can open it"),
+        (HttpTarget(url="http://localhost:8080/"), "127.0.0.1 is a loopback address"),
+        (HttpTarget(url="http://example.com:6379/"), "port 6379 is that of Redis; the setting egress-allow-ports can"),
+        (AmqpTarget(connection="amqp://[fd00::1]/"), "fd00::1 is a private address"),
+        (AmqpTarget(connection="amqp://broker.example/"), None),
+        (HandlerTarget(name="reports.daily"), None),
+    ],
+)
+def test_target_that_workers_will_refuse_is_foreseen(target: Target, reason: str | None) -> None:
+    warnings = closed_to(target, EgressPolicy())
+    assert [reason is not None and reason in warning for warning in warnings] == ([] if reason is None else [True])
 
 
 @given(st.text(max_size=80))

@@ -50,6 +50,7 @@ def run(settings: Settings) -> int:
     open_engine(settings)  # a wrong address ends the start
     seal_with(settings)
     _refuse_to_be_open(settings)
+    settings.egress.policy()  # and so does a network that is none
     host, port = _listens_at(settings)
     ends = ExitStack()
     log.info("api listens on http://%s", settings.web.api_host)
@@ -82,6 +83,7 @@ def _make_app(settings: Settings, ends: ExitStack) -> Flask:
         catalog=PostgresCatalog(engine),
         seal=seal_with(settings),
         quotas=settings.limits.quotas(),
+        egress=settings.egress.policy(),
     )
     return create_app(
         service=service,

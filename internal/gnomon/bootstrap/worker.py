@@ -12,7 +12,6 @@ from gnomon.bootstrap.database import open_engine
 from gnomon.bootstrap.instances import identity_of
 from gnomon.bootstrap.logs import start_logging
 from gnomon.bootstrap.sealing import open_with
-from gnomon.job.address import EgressPolicy
 from gnomon.job.handlers import HandlerSpec
 from gnomon.job.instance import Role
 from gnomon.job.target import HandlerTarget
@@ -34,6 +33,7 @@ from gnomon.worker.children.process import Birth
 from gnomon.worker.executors import Executor, Executors
 from gnomon.worker.executors.amqp import AmqpExecutor
 from gnomon.worker.executors.http import HttpExecutor
+from gnomon.worker.executors.premises import Premises
 from gnomon.worker.executors.python import NoHandlers
 from gnomon.worker.executors.python_async import AsyncExecutor
 from gnomon.worker.executors.python_sync import ChildExecutor
@@ -58,7 +58,7 @@ def run(settings: Settings) -> int:
     cache_url = settings.cache_url()
     cache = None if cache_url is None else DefinitionCache(cache_url, ca_file=settings.tls.ca_file)
     registry = load_handlers(settings.worker.handlers)
-    policy = EgressPolicy.parse(settings.egress.allow)  # a wrong setting ends the start
+    policy = settings.egress.policy()  # a wrong setting ends the start
     opener = open_with(settings)
     app = create_app(
         settings.queue_url(),
@@ -78,14 +78,21 @@ def run(settings: Settings) -> int:
         retry_strategies=sorted(registry.retry_strategies),
     )
     heartbeat.start()
+    premises = Premises(settings.own_servers())
+    published_to = premises.without("broker") if settings.egress.allow_own_broker else premises
+    for owned in {premises, published_to}:
+        owned.start()
     store = PostgresExecutionStore(engine, instance=identity.id, worker=identity.name, cache=cache, keys=opener.keys)
     runner = Runner(
         store=store,
         executors=lambda: Executors(
             http=HttpExecutor(
-                policy=policy, max_connections=settings.worker.concurrency, ca_file=settings.egress.ca_file
+                policy=policy,
+                premises=premises,
+                max_connections=settings.worker.concurrency,
+                ca_file=settings.egress.ca_file,
             ),
-            amqp=AmqpExecutor(policy=policy, ca_file=settings.egress.ca_file),
+            amqp=AmqpExecutor(policy=policy, premises=published_to, ca_file=settings.egress.ca_file),
             handlers=_handlers(settings, registry, identity.id),
         ),
         new_loop=uvloop.new_event_loop,

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 usage or settings, 3 not found, 5 conflict, 8 a server can't be reached.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -108,6 +109,7 @@ def worker(**flags: object) -> None:
     It carries executions out. Any number may run at once.
     """
     settings = _service_settings(flags, role="worker")
+    os.environ.pop("SSLKEYLOGFILE", None)  # where libcurl, once loaded, writes the keys of connections
     from gnomon.bootstrap.worker import run
 
     sys.exit(run(settings))

@@ -6,9 +6,10 @@ to getaddrinfo. `ipaddress.is_global` does not serve: it is true of ::127.0.0.1,
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from gnomon.job.errors import ConfigurationError
@@ -17,6 +18,8 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 SETTING = "egress-allow"
+PORTS_SETTING = "egress-allow-ports"
+BROKER_SETTING = "egress-allow-own-broker"
 
 # Where clouds hand credentials to whoever asks from the inside.
 METADATA = frozenset(
@@ -32,6 +35,7 @@ METADATA = frozenset(
         "fd20:ce::254",  # Google
         "fd00:42::42",  # Scaleway
         "fd00:c1::a9fe:a9fe",  # Oracle
+        "fd00:a9fe:a9fe::1",  # Akamai
         "100.100.100.200",  # Alibaba
         "168.63.129.16",  # Azure's wire server
         "192.0.0.192",  # Oracle, older shapes
@@ -88,25 +92,83 @@ CLOSED: tuple[tuple[Network, str], ...] = tuple(
     )
 )
 PUBLIC_6 = IPv6Network("2000::/3")  # IANA has given out global unicast from nowhere else
+LOOPBACK_4 = IPv4Address("127.0.0.1")
+
+# Whose ports these are. A request, of which a job writes nearly every byte, could speak to what listens there in its
+# own language; so browsers refuse them (the Fetch standard's "bad ports"), and so do we, with those of databases,
+# caches and brokers. What speaks HTTP itself is not here: whether that may be called is a matter of addresses.
+PORTS: Mapping[int, str] = {
+    **dict.fromkeys((1, 7, 9, 11, 13, 15, 17, 19, 37, 42, 43, 77, 79, 87, 95, 101, 102, 103, 104), "an old service"),
+    **dict.fromkeys((113, 115, 117, 427, 512, 513, 514, 526, 530, 531, 532, 540, 548, 556), "an old service"),
+    **dict.fromkeys((20, 21, 69, 989, 990), "FTP"),
+    22: "SSH",
+    **dict.fromkeys((23, 992), "telnet"),
+    **dict.fromkeys((25, 465, 587), "SMTP"),
+    **dict.fromkeys((53, 853), "DNS"),
+    **dict.fromkeys((109, 110, 143, 993, 995, 4190), "mail"),
+    **dict.fromkeys((111, 135, 2049, 4045), "remote procedure calls"),
+    **dict.fromkeys((119, 563), "news"),
+    123: "NTP",
+    **dict.fromkeys((137, 138, 139, 445), "SMB"),
+    161: "SNMP",
+    179: "BGP",
+    **dict.fromkeys((389, 636, 3268, 3269), "LDAP"),
+    515: "a printer",
+    **dict.fromkeys((554, 1719, 1720, 1723, 5060, 5061), "telephony"),
+    601: "syslog",
+    873: "rsync",
+    1433: "SQL Server",
+    1521: "Oracle",
+    **dict.fromkeys((1883, 8883), "MQTT"),
+    2181: "ZooKeeper",
+    3306: "MySQL",
+    3389: "remote desktops",
+    3659: "an old service",
+    4369: "Erlang",
+    **dict.fromkeys((5432, 6432), "Postgres"),
+    **dict.fromkeys((5671, 5672), "AMQP"),
+    5900: "remote desktops",
+    6000: "X11",
+    **dict.fromkeys((6379, 6380, 16379, 26379), "Redis"),
+    6566: "a scanner",
+    **dict.fromkeys((6665, 6666, 6667, 6668, 6669, 6679, 6697), "IRC"),
+    9042: "Cassandra",
+    9092: "Kafka",
+    9418: "git",
+    10080: "an old service",
+    11211: "memcached",
+    25672: "Erlang",
+    **dict.fromkeys((27017, 27018, 27019), "MongoDB"),
+    61613: "STOMP",
+    61616: "ActiveMQ",
+}
 
 HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
+class Server(NamedTuple):
+    """A server that Gnomon itself depends on; `name` says which: the database, the broker, the cache."""
+
+    name: str
+    host: str
+    port: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class EgressPolicy:
-    """What the operator opened beyond the public internet, and what is closed whatever was opened.
+    """What the operator opened beyond the public internet.
 
-    `networks` and `hosts` (lower case, without a final dot) come from the setting egress-allow. `blocked` are addresses
-    of Gnomon itself.
+    `networks` and `hosts` (lower case, without a final dot) come from the setting egress-allow, `ports` from
+    egress-allow-ports.
     """
 
     networks: tuple[Network, ...] = ()
     hosts: frozenset[str] = frozenset()
-    blocked: frozenset[Address] = frozenset()
+    ports: frozenset[int] = frozenset()
 
     @classmethod
-    def parse(cls, entries: Iterable[str], *, blocked: Iterable[str] = ()) -> "EgressPolicy":
+    def parse(cls, entries: Iterable[str], *, ports: Iterable[int] = ()) -> "EgressPolicy":
         """From networks ("10.0.0.0/8"), addresses and host names. Raises ConfigurationError."""
         networks: list[Network] = []
         hosts: set[str] = set()
@@ -116,17 +178,24 @@ class EgressPolicy:
                 hosts.add(opened)
             else:
                 networks.append(opened)
-        return cls(
-            networks=tuple(networks),
-            hosts=frozenset(hosts),
-            blocked=frozenset(ip_address(address) for address in blocked),
-        )
+        return cls(networks=tuple(networks), hosts=frozenset(hosts), ports=frozenset(ports))
 
     def opens(self, address: Address, host: str | None) -> bool:
         """Whether the operator opened this address, or every address of this host."""
-        if host is not None and _plain(host) in self.hosts:
+        return self._opens_host(host) or any(address in network for network in self.networks)
+
+    def opens_machine(self, address: Address, host: str | None) -> bool:
+        """Whether the operator opened the machine we run on under this address of it.
+
+        It is in the networks around it, and who opens those means other machines; so it takes the address by itself,
+        or loopback, behind which is all that listens here and more.
+        """
+        if self._opens_host(host):
             return True
-        return any(address in network for network in self.networks)
+        return any(network == ip_network(address) or LOOPBACK_4 in network for network in self.networks)
+
+    def _opens_host(self, host: str | None) -> bool:
+        return host is not None and _plain(host) in self.hosts
 
 
 def judge(address: str, policy: EgressPolicy, *, host: str | None = None) -> str | None:
@@ -137,8 +206,6 @@ def judge(address: str, policy: EgressPolicy, *, host: str | None = None) -> str
         return f"{address[:80]!r} is not an address"
     if reason := _never(parsed):
         return f"{parsed} is {reason}, which no setting opens"
-    if parsed in policy.blocked:
-        return f"{parsed} belongs to Gnomon itself"
     closed = _closed(parsed)
     if closed is None or policy.opens(parsed, host):
         return None
@@ -159,6 +226,52 @@ def travels_in_clear(url: str) -> bool:
     """Whether what is said to the Redis or AMQP broker at this URL can be read on the way to another machine."""
     parts = urlsplit(url)
     return parts.scheme in ("redis", "amqp") and not is_loopback(parts.hostname or "localhost")
+
+
+def judge_port(port: int, policy: EgressPolicy, *, protocol: str) -> str | None:
+    """None when `protocol` (HTTP or AMQP) may be spoken to this port, else the reason in words."""
+    owner = PORTS.get(port)
+    if owner is None or owner == protocol or port in policy.ports:
+        return None
+    return f"port {port} is that of {owner}; the setting {PORTS_SETTING} can open it"
+
+
+def wrong_host(host: str) -> str | None:
+    """Why a URL's host can never be called, whatever is opened; the words do not quote it. None for all others.
+
+    Numbers are taken for an address in one spelling only: getaddrinfo and libcurl know many more.
+    """
+    address = _literal(host)
+    if isinstance(address, str):
+        return address
+    reason = None if address is None else _never(address)
+    return None if reason is None else f"is {reason}, which no setting opens"
+
+
+def foreseen(host: str, port: int, policy: EgressPolicy, *, protocol: str) -> str | None:
+    """Why workers with this policy will refuse a host and port, as far as that can be told without asking for names."""
+    if reason := judge_port(port, policy, protocol=protocol):
+        return reason
+    name = _plain(host)
+    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, 6.3: never anything but loopback
+        return judge(str(LOOPBACK_4), policy, host=host)
+    address = _literal(host)
+    return None if address is None else judge(str(address), policy, host=host)
+
+
+def _literal(host: str) -> Address | str | None:
+    """The address that a host is, or why it is none though it looks like one; None for a name."""
+    if host.startswith("[") or ":" in host:
+        try:
+            return IPv6Address(host.strip("[]"))
+        except ValueError:
+            return "is not an IPv6 address"
+    if not NUMBER.fullmatch(_plain(host).rpartition(".")[2]):
+        return None
+    try:
+        return IPv4Address(host)
+    except ValueError:
+        return "ends in a number, but is not an IPv4 address in its plain form, such as 192.0.2.1"
 
 
 def _never(address: Address) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
+from gnomon.job.address import wrong_host
 from gnomon.job.errors import FieldError, InvalidJob
 
 MASK = "***"
@@ -37,6 +38,10 @@ class Broker:
         host = re.sub(r":\d*$", "", address)
         if not HOST.fullmatch(host) or len(host) > MAX_SHORT_STRING:
             raise InvalidJob.at("/connection", "names no host", "write it like amqp://user:password@host:5672/vhost")
+        if reason := wrong_host(host):
+            raise InvalidJob.at("/connection", f"the host {reason}")
+        if port is None and address != host:
+            raise InvalidJob.at("/connection", "has a colon after the host, but no port", "leave the colon out")
         user, _, password = login.partition(":")
         return cls(
             tls=parts.scheme == "amqps",

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 from gnomon.job import announced
+from gnomon.job.address import EgressPolicy
 from gnomon.job.announced import Announced
 from gnomon.job.document import (
     NAME,
@@ -40,6 +41,7 @@ from gnomon.job.ports import (
 from gnomon.job.quotas import Quotas
 from gnomon.job.schedule import At, Cron, Every, first_run, moments_from
 from gnomon.job.sealing import Seal, no_seal, sealed
+from gnomon.job.target import closed_to
 
 NAME_PREFIX = "name:"
 BACKFILL_LIMIT = 1_000
@@ -52,6 +54,7 @@ class JobService:
     """Every call answers with values of job/model.py or raises an error of job/errors.py.
 
     `seal`: what secrets of jobs pass through before they are stored; without it jobs that have some are refused.
+    `egress` is for warnings: what workers may call is decided by their own settings, at the time of the call.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class JobService:
         catalog: Catalog,
         seal: Seal = no_seal,
         quotas: Quotas = Quotas(),  # noqa: B008 - it is immutable
+        egress: EgressPolicy | None = None,
     ) -> None:
         self._jobs = jobs
         self._quotas = quotas
@@ -70,6 +74,7 @@ class JobService:
         self._history = history
         self._catalog = catalog
         self._seal = seal
+        self._egress = egress
 
     def create(self, document: Mapping[str, Any]) -> Job:
         """Raises InvalidJob (nothing is stored) and NameTaken."""
@@ -146,14 +151,15 @@ class JobService:
         return self._jobs.update(before.id, decide)
 
     def warnings(self, job: Job) -> Sequence[str]:
-        """What keeps the job from running as defined, as the workers are now: a handler that none of them has."""
+        """What keeps the job from running as defined: a handler that no worker has now, an address that is closed."""
         if job.definition is None:
             return []
+        closed = [] if self._egress is None else closed_to(job.definition.target, self._egress)
         try:
             known = announced.ask(self._catalog, write_definition(job.definition, secrets=True))
         except Unavailable:  # the change is made: not knowing this must not make it look as if it were not
             return ["whether a worker has what the job names could not be found out now"]
-        return announced.warnings(job.definition, known)
+        return [*closed, *announced.warnings(job.definition, known)]
 
     def ensure(self, name: str, define: Callable[[Job | None, datetime], Definition]) -> Job:
         """The job of this name as `define` says: created, changed in a new revision, or left alone where it is so.

@@ -5,9 +5,10 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 from urllib.parse import SplitResult, urlsplit
 
+from gnomon.job.address import EgressPolicy, foreseen, wrong_host
 from gnomon.job.amqp import HOST, MASK, MAX_URL_LENGTH, Broker, short_string_errors, table_errors
 from gnomon.job.errors import FieldError, InvalidJob
 from gnomon.job.handlers import wrong_name
@@ -290,6 +291,23 @@ def type_of(target: Target) -> str:
     return target.name if isinstance(target, HandlerTarget) else target.kind
 
 
+def closed_to(target: Target, policy: EgressPolicy) -> list[str]:
+    """Why workers with this policy will refuse the target, as far as that can be told without asking for names."""
+    match target:
+        case HttpTarget():
+            parts = urlsplit(target.url)
+            host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+            reason, pointer = foreseen(host, port, policy, protocol="HTTP"), "/http_job/url"
+        case AmqpTarget():
+            broker = target.broker
+            reason, pointer = foreseen(broker.host, broker.port, policy, protocol="AMQP"), "/amqp_job/connection"
+        case HandlerTarget():
+            return []
+        case _:
+            assert_never(target)
+    return [] if reason is None else [f"{pointer}: with the settings of this process workers refuse it: {reason}"]
+
+
 def normalise_url(text: str) -> str:
     """The absolute form of a URL; without a scheme it means https. Raises InvalidJob at /url."""
     if len(text) > MAX_URL_LENGTH:
@@ -314,8 +332,12 @@ def _checked_parts(url: str) -> SplitResult:
     host = re.sub(r":\d*$", "", parts.netloc)
     if not HOST.fullmatch(host) or len(host) > 255:
         raise InvalidJob.at("/url", f"{host[:80]!r} is not a host name or address")
+    if reason := wrong_host(host):
+        raise InvalidJob.at("/url", f"{host!r} {reason}")
     if port == 0:
         raise InvalidJob.at("/url", "port 0 can't be called")
+    if port is None and parts.netloc != host:
+        raise InvalidJob.at("/url", "has a colon after the host, but no port", "leave the colon out")
     return parts
 
 

@@ -19,8 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gnomon.job.address import travels_in_clear
-from gnomon.job.database_url import address_of, driver_url
+from gnomon.job.address import EgressPolicy, Server, travels_in_clear
+from gnomon.job.database_url import address_of, driver_url, servers_of
 from gnomon.job.errors import ConfigurationError
 from gnomon.job.quotas import Quotas
 from gnomon.job.rates import Rate
@@ -48,6 +48,7 @@ from gnomon.settings.kinds import (
     Modules,
     Names,
     Networks,
+    Ports,
     Proxies,
     Secret,
     SecretKeys,
@@ -347,6 +348,19 @@ class Egress(Section):
         default=None,
         description="certificates of the authorities that vouch for targets, in place of those that the system trusts",
     )
+    allow_ports: Ports = Field(
+        default=(),
+        description="ports of other protocols (22, 25, 5432, 6379 and the like) that jobs may call all the same",
+    )
+    allow_own_broker: Switch = Field(
+        default=False,
+        description="let AMQP jobs publish to the broker of queue.url, where one RabbitMQ serves everything; what they"
+        " can do there is up to the rights of the user that a job names",
+    )
+
+    def policy(self) -> EgressPolicy:
+        """As workers keep to it. Raises ConfigurationError."""
+        return EgressPolicy.parse(self.allow, ports=self.allow_ports)
 
 
 class Secrets(Section):
@@ -420,6 +434,16 @@ class Settings(BaseSettings):
     def limits_url(self) -> str | None:
         """Where API processes count requests together, password included; None where there is no such place."""
         return None if self.limits.url is None else self.limits.url.get_secret_value()
+
+    def own_servers(self) -> list[Server]:
+        """The servers that Gnomon itself depends on, as their addresses name them; none behind a Unix socket."""
+        addresses = [
+            ("database", self.database_url()),
+            *(("broker", url) for url in self.queue_url().split(";")),
+            ("cache", self.cache_url()),
+            ("rate limiter", self.limits_url()),
+        ]
+        return [Server(name, *place) for name, url in addresses if url for place in servers_of(url)]
 
     def origin_of(self, name: str) -> str:
         """The flag, variable or file that gave this setting its value, or `default`."""

@@ -38,6 +38,11 @@ def _read_list(value: object) -> object:
     return value
 
 
+def _read_numbers(value: object) -> object:
+    """In a file one port may stand without a list around it."""
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else _read_list(value)
+
+
 def parse_size(text: str) -> int | None:
     """Bytes; None for 0, which is no limit. Raises ValueError."""
     match = re.fullmatch(r"(\d{1,12})(|KiB|MiB|GiB)", text)
@@ -157,6 +162,11 @@ Hosts = Annotated[
 ]
 Certificates = Annotated[
     str, AfterValidator(_check_certificates), Expects("the path of a file with certificates in PEM")
+]
+Ports = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=65_535)], ...],
+    BeforeValidator(_read_numbers),
+    Expects("port numbers, separated by commas"),
 ]
 Secret = Annotated[SecretStr, Expects("text")]
 SecretKeys = Annotated[

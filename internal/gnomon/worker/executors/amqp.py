@@ -19,8 +19,9 @@ from gnomon.worker.defects import log_defect
 from gnomon.worker.executors import BrokenOff, Call
 from gnomon.worker.executors.amqp_link import Link, LinkLost, Message, TooLarge, open_link
 from gnomon.worker.executors.amqp_outcome import answered, ended, not_connected
-from gnomon.worker.executors.egress import EgressGuard
+from gnomon.worker.executors.egress import EgressGuard, Gate
 from gnomon.worker.executors.http_request import CONNECT_TIMEOUT, Deadline, default_ca_file
+from gnomon.worker.executors.premises import Premises
 from gnomon.worker.executors.resolver import Addresses, LookupFailed, Resolver, system_lookup
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ class AmqpExecutor:
     """Lives on the loop of the first `execute`; not for use from other threads.
 
     `idle_time`: a connection that carried nothing for so long is closed. `ca_file`: who may vouch for amqps brokers;
-    the system's bundle when None. `lookup`: finds the addresses of a host name; it may block.
+    the system's bundle when None. `lookup`: finds the addresses of a host name; it may block. `premises`: what is our
+    own.
     """
 
     def __init__(
@@ -53,8 +55,9 @@ class AmqpExecutor:
         idle_time: timedelta = IDLE_TIME,
         ca_file: str | None = None,
         lookup: Callable[[str], Addresses] = system_lookup,
+        premises: Premises | None = None,
     ) -> None:
-        self._guard = EgressGuard(policy)
+        self._guard = EgressGuard(policy, protocol="AMQP", premises=premises)
         self._resolver = Resolver(lookup)
         self._idle_time = idle_time
         self._ca_file = ca_file or default_ca_file()
@@ -155,10 +158,9 @@ class AmqpExecutor:
             if addresses is None:
                 addresses = await self._resolver.resolve(broker.host, timeout=deadline.seconds_left())
             gate = self._guard.gate(broker.host)
-            admitted = [address for address in addresses if gate.admits(address)]
+            admitted = [address for address in addresses if gate.admits(address, broker.port)]
             if not admitted:
-                reason = f"{broker} must not be called: {gate.refusal}"
-                return _failed("egress_blocked", reason, progress, permanent=True)
+                return _blocked(target, gate)
             link = await self._connect_to(target, admitted, deadline)
         except LookupFailed as error:
             return _failed("dns", f"the name {broker.host!r} could not be resolved: {error}", progress)
@@ -175,18 +177,21 @@ class AmqpExecutor:
         """The first of the addresses that answers; each gets its share of the time."""
         failed = None
         for place, address in enumerate(addresses):
+            gate = self._guard.gate(target.broker.host)
             timeout = max(0.01, deadline.seconds_left() / (len(addresses) - place))
             try:
                 context = self._tls() if target.broker.tls else None
-                return await open_link(target.broker, address, timeout=timeout, context=context)
+                return await open_link(target.broker, address, timeout=timeout, context=context, gate=gate)
             except Exception as error:  # pika wraps some, and lets others through
-                failed = not_connected(target.broker, error)
+                failed = not_connected(target.broker, error) if gate.refusal is None else _blocked(target, gate)
         assert failed is not None
         return failed
 
     def _tls(self) -> ssl.SSLContext:
         if self._context is None:
-            self._context = ssl.create_default_context(cafile=self._ca_file)
+            # Not create_default_context, which writes the keys of all connections where SSLKEYLOGFILE says.
+            self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            self._context.load_verify_locations(self._ca_file)
             self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         return self._context
 
@@ -230,6 +235,11 @@ def _timed_out(target: AmqpTarget, call: Call, progress: _Progress) -> Failed:
 
 def _cancelled(target: AmqpTarget, progress: _Progress) -> Failed:
     return _failed("cancelled", f"the call to {target.broker} was aborted: this worker stops", progress)
+
+
+def _blocked(target: AmqpTarget, gate: Gate) -> Failed:
+    reason = f"{target.broker} must not be called: {gate.refusal}"
+    return _failed("egress_blocked", reason, _Progress(), permanent=True)
 
 
 def _failed(code: str, message: str, progress: _Progress, *, permanent: bool = False) -> Failed:

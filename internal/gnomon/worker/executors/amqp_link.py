@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 import pika
 import pika.channel
@@ -17,10 +18,11 @@ import pika.connection
 import pika.exceptions
 import pika.frame
 import pika.spec
-from pika.adapters.asyncio_connection import AsyncioConnection
 
 from gnomon import __version__
-from gnomon.job.amqp import Broker
+from gnomon.job.amqp import MAX_SHORT_STRING, Broker
+from gnomon.worker.executors.amqp_stream import Stream
+from gnomon.worker.executors.egress import Gate
 
 MAX_CHANNELS = 256  # at a time; RabbitMQ allows 2,047
 HEARTBEAT_SECONDS = 20  # a broker that is silent for 25 s is given up
@@ -57,16 +59,22 @@ class Message:
         """Of the one frame that carries the properties."""
         return sum(map(len, self.properties.encode())) + 32
 
+    def size(self) -> int:
+        """Of all of it, as a broker returns it; no less than that."""
+        return self.header_size() + len(self.body) + len(self.body) // 1_024 + 2 * MAX_SHORT_STRING
 
-async def open_link(broker: Broker, address: str, *, timeout: float, context: ssl.SSLContext | None) -> "Link":
-    """Connects to this address of the broker within `timeout` seconds; raises what pika does.
+
+async def open_link(
+    broker: Broker, address: str, *, timeout: float, context: ssl.SSLContext | None, gate: Gate
+) -> "Link":
+    """Connects to this address of the broker within `timeout` seconds; raises what pika does, and Refused.
 
     TLS checks the certificate against the broker's name.
     """
     loop = asyncio.get_running_loop()
-    opened: asyncio.Future[AsyncioConnection] = loop.create_future()
+    opened: asyncio.Future[Stream] = loop.create_future()
 
-    def done(result: AsyncioConnection | Exception) -> None:
+    def done(result: Stream | Exception) -> None:
         if isinstance(result, Exception):
             _settle(opened, error=result)
         elif opened.done():
@@ -86,7 +94,7 @@ async def open_link(broker: Broker, address: str, *, timeout: float, context: ss
         ssl_options=None if context is None else pika.SSLOptions(context, broker.host),
         client_properties={"product": "gnomon", "version": __version__},
     )
-    workflow = AsyncioConnection.create_connection([parameters], done, custom_ioloop=loop)
+    workflow = Stream.connect(parameters, gate, done)
     try:
         async with asyncio.timeout(timeout):
             return Link(await opened)
@@ -99,7 +107,7 @@ async def open_link(broker: Broker, address: str, *, timeout: float, context: ss
 class Link:
     """An open connection. `closed` says that it is of no more use."""
 
-    def __init__(self, connection: AsyncioConnection) -> None:
+    def __init__(self, connection: Stream) -> None:
         self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._lanes: set[_Lane] = set()
@@ -145,6 +153,7 @@ class Link:
         lane = await self._lane(fresh=fresh)
         try:
             await self._wait_until_passable()
+            self._connection.allow(message.size())
             on_write()
             answer = await lane.publish(message)
         except BaseException:
@@ -207,7 +216,7 @@ class _Lane:
         """Whether a message can be published."""
         return self._channel is not None and self._channel.is_open
 
-    async def open(self, connection: AsyncioConnection) -> None:
+    async def open(self, connection: Stream) -> None:
         self._waiting = asyncio.get_running_loop().create_future()
         self._channel = connection.channel(on_open_callback=self._opened)
         self._channel.add_on_close_callback(self._closed)
@@ -263,9 +272,7 @@ class _Lane:
             _settle(self._waiting)
 
 
-def _settle(
-    future: asyncio.Future[None] | asyncio.Future[AsyncioConnection], *, error: Exception | None = None
-) -> None:
+def _settle(future: asyncio.Future[Any], *, error: Exception | None = None) -> None:
     if future.done():
         return
     if error is not None:

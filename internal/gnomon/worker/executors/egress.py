@@ -1,16 +1,21 @@
-"""The egress guard for libcurl: decides on the address a socket is about to reach, never on what the URL says."""
+"""The egress guard: decides on the address a socket is about to reach, never on what the URL says."""
 
 import os
 import socket
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Protocol
+from ipaddress import ip_address
+from typing import Literal, Protocol
 
 import pycurl
 
-from gnomon.job.address import EgressPolicy, judge
+from gnomon.job.address import BROKER_SETTING, SETTING, EgressPolicy, judge, judge_port
+from gnomon.worker.executors.premises import Premises, is_here
 
 REMEMBERED_VERDICTS = 4_096
+OPENS_BROKER = f"which the setting {BROKER_SETTING} can open to AMQP jobs"
+
+Judgement = Callable[[str, int, str], str | None]
 
 
 class SocketAddress(Protocol):
@@ -23,10 +28,15 @@ class SocketAddress(Protocol):
 
 
 class EgressGuard:
-    """One for each process. Verdicts are remembered: the policy never changes while the process lives."""
+    """One for each executor. The policy never changes while the process lives; addresses of our own may."""
 
-    def __init__(self, policy: EgressPolicy) -> None:
-        self._judge: Callable[[str, str], str | None] = lru_cache(maxsize=REMEMBERED_VERDICTS)(
+    def __init__(
+        self, policy: EgressPolicy, *, protocol: Literal["HTTP", "AMQP"] = "HTTP", premises: Premises | None = None
+    ) -> None:
+        self._policy = policy
+        self._protocol = protocol
+        self._premises = premises or Premises()
+        self._judge_address: Callable[[str, str], str | None] = lru_cache(maxsize=REMEMBERED_VERDICTS)(
             lambda address, host: judge(address, policy, host=host)
         )
 
@@ -34,11 +44,25 @@ class EgressGuard:
         """The guard of one attempt to reach `host`."""
         return Gate(self._judge, host)
 
+    def _judge(self, address: str, port: int, host: str) -> str | None:
+        reason = self._judge_address(address, host) or judge_port(port, self._policy, protocol=self._protocol)
+        return reason or self._trespass(address, port, host)
+
+    def _trespass(self, address: str, port: int, host: str) -> str | None:
+        """What is our own stays closed, also in a network that was opened."""
+        parsed = ip_address(address)
+        if owner := self._premises.owner(parsed, port):
+            opening = OPENS_BROKER if (owner, self._protocol) == ("broker", "AMQP") else "which no setting opens"
+            return f"{address} port {port} is Gnomon's own {owner}, {opening}"
+        if is_here(address) and not self._policy.opens_machine(parsed, host):
+            return f"{parsed} is the worker's own machine; the setting {SETTING} can open it, named by itself"
+        return None
+
 
 class Gate:
     """Judges every address that one attempt reaches. `refusal` is the last reason; `opened`: some address passed."""
 
-    def __init__(self, judgement: Callable[[str, str], str | None], host: str) -> None:
+    def __init__(self, judgement: Judgement, host: str) -> None:
         self._judge = judgement
         self._host = host
         self.refusal: str | None = None
@@ -46,15 +70,15 @@ class Gate:
 
     def open_socket(self, address: SocketAddress) -> "_Handover | int":
         """A socket for libcurl to connect, or SOCKET_BAD when the address is refused."""
-        if not self.admits(str(address.addr[0])):
+        if not self.admits(str(address.addr[0]), int(address.addr[1])):
             return int(pycurl.SOCKET_BAD)
         opened = socket.socket(address.family, address.socktype, address.protocol)
         self.opened = True
         return _Handover(opened.detach())
 
-    def admits(self, address: str) -> bool:
+    def admits(self, address: str, port: int) -> bool:
         """Whether the address may be talked to; the reason against it is kept."""
-        reason = self._judge(address, self._host)
+        reason = self._judge(address, port, self._host)
         if reason is not None:
             self.refusal = reason
         return reason is None

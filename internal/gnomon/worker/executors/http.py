@@ -17,6 +17,7 @@ from gnomon.worker.executors.http_attempt import Attempt
 from gnomon.worker.executors.http_outcome import Ending, HttpVerdict, Place
 from gnomon.worker.executors.http_request import CONNECT_TIMEOUT, Deadline, default_ca_file, limit_time, prepare
 from gnomon.worker.executors.http_sockets import Sockets
+from gnomon.worker.executors.premises import Premises
 from gnomon.worker.executors.resolver import Addresses, LookupFailed, Resolver, system_lookup
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class HttpExecutor:
     `max_response_bytes`: a longer answer is cut off there and judged by its status. `excerpt_bytes`: how much of it is
     kept in the outcome. `max_connections`: how many idle connections are kept, about as many as calls are in flight at
     once; it does not limit those. `ca_file`: who may vouch for https targets; the system's bundle when None.
-    `lookup`: finds the addresses of a host name; it may block.
+    `lookup`: finds the addresses of a host name; it may block. `premises`: what is our own.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class HttpExecutor:
         user_agent: str = f"gnomon/{__version__}",
         ca_file: str | None = None,
         lookup: Callable[[str], Addresses] = system_lookup,
+        premises: Premises | None = None,
     ) -> None:
-        self._guard = EgressGuard(policy)
+        self._guard = EgressGuard(policy, protocol="HTTP", premises=premises)
         self._sockets = Sockets()
         self._resolver = Resolver(lookup)
         self._max_response_bytes = max_response_bytes

@@ -68,7 +68,7 @@ class Attempt:
         try:
             if self.requested:
                 self.resend_refused = True
-            elif self.gate.admits(address) and self._is_alive((address, local_address, port, local_port)):
+            elif self.gate.admits(address, port) and self._is_alive((address, local_address, port, local_port)):
                 self.requested = True
                 return int(pycurl.PREREQFUNC_OK)
         except Exception as error:  # fail closed
