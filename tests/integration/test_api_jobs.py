@@ -63,6 +63,7 @@ def test_answer_holds_every_policy_and_where_the_job_stands(client: FlaskClient)
             "auth": {"type": "none"},
             "secret_headers": [],
             "signing_secrets": [],
+            "follow_redirects": 0,
         },
         "timeout_seconds": 30,
         "retry": {"max_attempts": 4, "initial_seconds": 1, "multiplier": 2.0, "max_seconds": 300, "jitter": 0.5}

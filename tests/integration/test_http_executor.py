@@ -603,6 +603,173 @@ def test_deadline_is_for_the_whole_attempt(
     target.wait_for(lambda _: target.open_connections == 0)
 
 
+# Redirects
+
+
+def to(url: str, status: int = 302, **more: Any) -> Any:
+    return answer(status, headers={"Location": url}, **more)
+
+
+def test_redirects_are_followed_as_far_as_the_job_says(caller: Caller, target: Target) -> None:
+    for number in range(6):
+        target.on(f"/{number}", to(f"/{number + 1}"))
+    target.on("/6", answer(404))
+
+    assert succeeded(caller(target.url("/4"), follow_redirects=2, valid_response_codes=frozenset({404})))
+    failure = check_failure(caller(target.url("/2"), follow_redirects=3), "http_status", Sent.ANSWERED, permanent=True)
+    assert failure.message == f"127.0.0.1:{target.port} answered 302 (after 3 redirects)"
+    check_failure(caller(target.url("/1"), follow_redirects=5), "http_status", Sent.ANSWERED, permanent=True)
+
+    assert [request.path for request in target.requests] == [
+        *("/4", "/5", "/6"),
+        *("/2", "/3", "/4", "/5"),
+        *("/1", "/2", "/3", "/4", "/5", "/6"),
+    ]
+
+
+def test_redirect_that_the_job_takes_for_a_success_is_not_followed(caller: Caller, target: Target) -> None:
+    target.on("/", to("/next"))
+
+    outcome = caller(target.url(), follow_redirects=5, valid_response_codes=frozenset({200, 302}))
+
+    assert succeeded(outcome).response_status == 302
+    assert len(target.requests) == 1
+
+
+@pytest.mark.parametrize("status", [300, 304, 305, 306, 399])
+def test_other_3xx_and_a_redirect_to_nowhere_are_judged_by_their_status(
+    caller: Caller, target: Target, status: int
+) -> None:
+    target.on("/", to("/next", status))
+    target.on("/nowhere", answer(302))
+
+    for path in ("/", "/nowhere"):
+        check_failure(caller(target.url(path), follow_redirects=5), "http_status", Sent.ANSWERED, permanent=True)
+    assert [request.path for request in target.requests] == ["/", "/nowhere"]
+
+
+def test_request_that_follows_bears_the_same_execution(caller: Caller, target: Target) -> None:
+    target.on("/", to("/next", 307))
+
+    succeeded(caller(target.url(), body="{}", execution_id=UUID(int=7), follow_redirects=1))
+
+    assert [(request.method, request.key, request.body) for request in target.requests] == [
+        ("POST", str(UUID(int=7)), b"{}")
+    ] * 2
+
+
+def test_credentials_go_to_no_other_origin(caller: Caller, target: Target) -> None:
+    auth = BasicAuth(username="me", password=CANARY)
+    with Target() as other:
+        target.on("/", to(target.url("/here"), 307))
+        target.on("/here", to(other.url("/there"), 307))
+        outcome = caller(
+            target.url(), method="GET", auth=auth, headers={"X-Api-Key": CANARY, "Accept": "a/b"}, follow_redirects=5
+        )
+
+        succeeded(outcome)
+        (stranger,) = other.requests
+    assert [request.header("Authorization") is not None for request in target.requests] == [True, True]
+    assert CANARY not in str(stranger)
+    assert base64.b64encode(f"me:{CANARY}".encode()).decode() not in str(stranger)
+    assert stranger.header("Accept") == "a/b"
+
+
+def test_secret_that_a_redirect_carries_along_is_not_kept(caller: Caller, target: Target) -> None:
+    target.on("/", to(f"/next?{CANARY}"))
+    target.on("/next", answer(500, body=CANARY.encode()))
+
+    failure = check_failure(
+        caller(target.url(), auth=BearerAuth(token=CANARY), follow_redirects=1), "http_status", Sent.ANSWERED
+    )
+
+    assert failure.response_excerpt == "***"
+
+
+@pytest.mark.parametrize("location", ["http://127.0.0.1:{port}/", "http://localhost:{port}/", "http://[::1]:{port}/"])
+def test_redirect_to_a_closed_address_is_an_answer_that_leads_nowhere(
+    make_caller: Callable[..., Caller], target: Target, location: str
+) -> None:
+    caller = make_caller(policy=EgressPolicy.parse(["open.example"]), lookup=open_or_loopback)
+    with Target() as inner:
+        target.on("/", to(location.format(port=inner.port)))
+        outcome = caller(target.url(host="open.example"), follow_redirects=5)
+
+        check_failure(outcome, "egress_blocked", Sent.ANSWERED, permanent=True)
+        assert inner.accepted == 0
+
+
+def open_or_loopback(host: str) -> tuple[str, ...]:
+    return {"open.example": ("127.0.0.1",), "localhost": ("127.0.0.1", "::1")}[host]
+
+
+@pytest.mark.parametrize("location", ["http://169.254.169.254/", "ftp://a.example/", "http://user:pw@a.example/", "//"])
+def test_redirect_to_what_no_job_could_name_is_a_failure_for_good(
+    caller: Caller, target: Target, location: str
+) -> None:
+    target.on("/", to(location, body=b"moved"))
+
+    failure = check_failure(caller(target.url(), follow_redirects=1), "bad_redirect", Sent.ANSWERED, permanent=True)
+
+    assert (failure.response_status, failure.response_excerpt) == (302, "moved")
+
+
+@pytest.mark.parametrize("behaviour", [reset(), raw(b""), raw(b"HTTP/1.1 200 OK\r\n")])
+def test_redirected_request_whose_answer_is_lost_may_have_been_acted_on(
+    caller: Caller, target: Target, behaviour: Callable[..., Any]
+) -> None:
+    target.on("/", to("/next"))
+    target.on("/next", behaviour)
+
+    failure = failed(caller(target.url(), follow_redirects=1, fresh_connection=True))
+
+    assert (failure.code, failure.sent) == ("reset", Sent.MAYBE_SENT)
+
+
+def test_redirect_to_where_nobody_listens_leaves_open_whether_the_first_has_acted(
+    caller: Caller, target: Target
+) -> None:
+    target.on("/", to(f"http://127.0.0.1:{free_port()}/", 303))
+
+    check_failure(caller(target.url(), follow_redirects=1), "refused", Sent.MAYBE_SENT)
+
+
+def test_deadline_is_for_all_requests_together(caller: Caller, target: Target) -> None:
+    for number in range(5):
+        target.on(f"/{number}", to(f"/{number + 1}", delay=0.2))
+
+    began = time.monotonic()
+    failure = check_failure(
+        caller(target.url("/0"), timeout=timedelta(seconds=0.5), follow_redirects=5), "timeout", Sent.MAYBE_SENT
+    )
+
+    assert 0.49 <= time.monotonic() - began < 5
+    assert "after 2 redirects" in failure.message
+    assert len(target.requests) == 3
+
+
+def test_redirect_with_a_body_without_end_is_followed(caller: Caller, target: Target) -> None:
+    target.on("/", flood(head=b"HTTP/1.1 302 Found\r\nLocation: /next\r\n\r\n"))
+
+    succeeded(caller(target.url(), follow_redirects=1))
+
+    target.wait_for(lambda _: target.open_connections == 1)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 103 Early Hints\r\nLocation: /next\r\n\r\nHTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nTransfer-Encoding: chunked\r\nTrailer: Location\r\n\r\n0\r\nLocation: /next\r\n\r\n",
+    ],
+    ids=["informational", "trailer"],
+)
+def test_location_counts_in_the_head_of_the_answer_alone(caller: Caller, target: Target, head: bytes) -> None:
+    target.on("/", raw(head))
+
+    check_failure(caller(target.url(), follow_redirects=1), "http_status", Sent.ANSWERED, permanent=True)
+
+
 # The egress guard
 
 

@@ -50,7 +50,7 @@ def run(settings: Settings) -> int:
     open_engine(settings)  # a wrong address ends the start
     seal_with(settings)
     _refuse_to_be_open(settings)
-    settings.egress.policy()  # and so does a network that is none
+    settings.egress.policy()  # and so does a network that is not one
     host, port = _listens_at(settings)
     ends = ExitStack()
     log.info("api listens on http://%s", settings.web.api_host)

@@ -269,6 +269,7 @@ def _read_http(http: Mapping[str, Any]) -> HttpTarget:
         auth=_read_auth(http.get("auth")),
         secret_headers=tuple(http.get("secret_headers") or ()),
         signing_secrets=tuple(http.get("signing_secrets") or ()),
+        follow_redirects=http.get("follow_redirects") or 0,
     )
 
 
@@ -406,6 +407,7 @@ def _write_http(target: HttpTarget, secrets: bool) -> Document:
         "auth": _write_auth(target.auth, secrets),
         "secret_headers": list(target.secret_headers),
         "signing_secrets": list(target.signing_secrets) if secrets else [MASK] * len(target.signing_secrets),
+        "follow_redirects": target.follow_redirects,
     }
 
 

@@ -19,6 +19,7 @@ from gnomon.job.signing import MAX_SIGNING_SECRETS, signing_secret_fault
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 MAX_BODY_BYTES = 128 * 1024
 MAX_HEADERS = 64
+MAX_REDIRECTS = 5
 MAX_HEADER_BYTES = 8_192
 HANDLER_QUEUES = ("handlers", "async")
 
@@ -93,7 +94,8 @@ class HttpTarget:
     """One HTTP call. `url` is absolute and ASCII; any 2xx is a success unless `valid_response_codes` names others.
 
     The values of SECRET_HEADERS and of those that `secret_headers` names are secrets. With `signing_secrets` the
-    request is signed, once with each.
+    request is signed, once with each. `follow_redirects`: how many redirects are followed one after the other; the
+    answer to the last request decides.
     """
 
     url: str
@@ -104,6 +106,7 @@ class HttpTarget:
     auth: BasicAuth | BearerAuth | None = field(default=None, repr=False)
     secret_headers: tuple[str, ...] = ()
     signing_secrets: tuple[Secret, ...] = field(default=(), repr=False)
+    follow_redirects: int = 0
 
     kind: Literal["HTTP"] = "HTTP"
     queue: Literal["io"] = "io"
@@ -120,6 +123,9 @@ class HttpTarget:
         ]
         if self.auth is not None and any(name.lower() == "authorization" for name in self.headers):
             errors.append(FieldError(pointer="/auth", detail="set either auth or an Authorization header, not both"))
+        if not 0 <= self.follow_redirects <= MAX_REDIRECTS:
+            detail = f"must lie between 0 and {MAX_REDIRECTS}, not {self.follow_redirects}"
+            errors.append(FieldError(pointer="/follow_redirects", detail=detail))
         if errors:
             raise InvalidJob(errors)
 

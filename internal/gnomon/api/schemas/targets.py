@@ -3,7 +3,7 @@
 from marshmallow import fields
 
 from gnomon.api.schemas.fields import Array, Input, Text, Whole, one_of, optional, part
-from gnomon.job.target import METHODS
+from gnomon.job.target import MAX_REDIRECTS, METHODS
 
 
 class Auth(Input):
@@ -37,6 +37,11 @@ class Http(Input):
         Array,
         "one or two, whsec_ and base64 of 24 to 64 bytes: the request is signed with each, as Standard Webhooks has it",
         cls_or_instance=Text(),
+    )
+    follow_redirects = optional(
+        Whole,
+        "how many redirects are followed, one after the other; 0 by default: a 3xx is judged by its status",
+        metadata={"minimum": 0, "maximum": MAX_REDIRECTS},
     )
 
 

@@ -18,6 +18,7 @@ from gnomon.worker.executors.http_outcome import Ending, HttpVerdict, Place
 from gnomon.worker.executors.http_request import CONNECT_TIMEOUT, Deadline, default_ca_file, limit_time, prepare
 from gnomon.worker.executors.http_sockets import Sockets
 from gnomon.worker.executors.premises import Premises
+from gnomon.worker.executors.redirect import NotFollowed, followed
 from gnomon.worker.executors.resolver import Addresses, LookupFailed, Resolver, system_lookup
 
 log = logging.getLogger(__name__)
@@ -58,14 +59,19 @@ class HttpExecutor:
 
     async def execute(self, target: HttpTarget, call: Call) -> Outcome:
         """Makes one attempt. Raises nothing but BrokenOff; cancelling aborts the transfer and its connection."""
-        place = Place.of(target)
-        gate = self._guard.gate(place.host)
-        attempt = Attempt(gate, self._sockets, max_response_bytes=self._max_response_bytes)
-        verdict = HttpVerdict(target=target, place=place, attempt=attempt, excerpt_bytes=self._excerpt_bytes)
+        verdict = self._begin(target, target, redirects=0)
         if self._closed:
             return verdict.cancelled()
         try:
-            return verdict.outcome(await self._attempt(target, call, attempt, place))
+            request, deadline = target, Deadline(call.timeout)
+            while verdict.leads_on(ending := await self._attempt(request, call, verdict, deadline)):
+                try:
+                    request = followed(request, ending.status, verdict.attempt.locations)
+                except NotFollowed as reason:
+                    return verdict.not_followed(ending, reason)
+                verdict = self._begin(target, request, redirects=verdict.redirects + 1)
+                deadline.begin_leg()
+            return verdict.outcome(ending)
         except asyncio.CancelledError as error:
             if _task_is_cancelled():
                 raise BrokenOff(verdict.sent) from error
@@ -82,8 +88,16 @@ class HttpExecutor:
         while self._spare:
             self._spare.pop().close()
 
-    async def _attempt(self, target: HttpTarget, call: Call, attempt: Attempt, place: Place) -> Ending:
-        deadline = Deadline(call.timeout)
+    def _begin(self, target: HttpTarget, request: HttpTarget, *, redirects: int) -> HttpVerdict:
+        """What is to be found out about a request: the target's own, or one that a redirect asks for."""
+        place = Place.of(request)
+        attempt = Attempt(self._guard.gate(place.host), self._sockets, max_response_bytes=self._max_response_bytes)
+        return HttpVerdict(
+            target=target, place=place, attempt=attempt, excerpt_bytes=self._excerpt_bytes, redirects=redirects
+        )
+
+    async def _attempt(self, request: HttpTarget, call: Call, verdict: HttpVerdict, deadline: Deadline) -> Ending:
+        place, attempt = verdict.place, verdict.attempt
         addresses = self._resolver.known(place.host)
         if addresses is None:
             try:
@@ -93,20 +107,20 @@ class HttpExecutor:
             except TimeoutError:
                 return Ending(code=pycurl.E_OPERATION_TIMEDOUT, elapsed=deadline.elapsed())
         resolved = place.resolved(addresses)
-        ending = await self._send(target, call, attempt, deadline, resolved)
+        ending = await self._send(request, call, attempt, deadline, resolved)
         if attempt.stale:  # nothing was sent: another connection is not another sending
-            ending = await self._send(target, call, attempt, deadline, resolved)
+            ending = await self._send(request, call, attempt, deadline, resolved)
         if not attempt.requested:
             self._resolver.forget(place.host)
         return ending
 
     async def _send(
-        self, target: HttpTarget, call: Call, attempt: Attempt, deadline: Deadline, resolved: list[str]
+        self, request: HttpTarget, call: Call, attempt: Attempt, deadline: Deadline, resolved: list[str]
     ) -> Ending:
         curl = self._spare.pop() if self._spare else pycurl.Curl()
         reusable = False
         try:
-            prepare(curl, target, call, user_agent=self._user_agent, ca_file=self._ca_file)
+            prepare(curl, request, call, user_agent=self._user_agent, ca_file=self._ca_file)
             limit_time(curl, deadline)
             curl.setopt(pycurl.RESOLVE, resolved)
             if attempt.stale:

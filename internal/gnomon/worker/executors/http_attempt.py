@@ -12,6 +12,7 @@ from gnomon.worker.executors.http_sockets import Sockets
 log = logging.getLogger(__name__)
 
 BLANK_LINES = (b"\r\n", b"\n")
+MAX_HEADER_BYTES = 300 * 1024  # what libcurl takes, too; here informational answers and trailers count as well
 
 
 class Attempt:
@@ -33,6 +34,7 @@ class Attempt:
         self.resend_refused = False
         self.headers_complete = False
         self.header_bytes = 0
+        self.locations: list[str] = []
         self.body = bytearray()
         self.body_overlong = False
         self.error: Exception | None = None
@@ -83,13 +85,19 @@ class Attempt:
             self.stale = self._sockets.hung_up(ends)
         return not self.stale
 
-    def _on_header(self, line: bytes) -> None:
+    def _on_header(self, line: bytes) -> int | None:
         self.header_bytes += len(line)
+        if self.header_bytes > MAX_HEADER_BYTES:
+            return 0  # fewer than given: libcurl stops
         # libcurl reports success when the target hangs up after a status line; only the blank line ends the headers.
         if line in BLANK_LINES:
             self.headers_complete = True
         elif line.startswith(b"HTTP/"):
             self.headers_complete = False
+            self.locations.clear()
+        elif line[:9].lower() == b"location:" and not self.headers_complete:
+            self.locations.append(line[9:].strip(b" \t\r\n").decode("latin-1"))
+        return None
 
     def _on_body(self, chunk: bytes) -> int | None:
         room = self._max_response_bytes - len(self.body)

@@ -11,14 +11,14 @@ import pycurl
 
 from gnomon.job.outcome import ELLIPSIS, Failed, Outcome, Sent, Succeeded
 from gnomon.job.target import HttpTarget
-from gnomon.worker.executors.http_attempt import Attempt
+from gnomon.worker.executors.http_attempt import MAX_HEADER_BYTES, Attempt
+from gnomon.worker.executors.redirect import REDIRECTS, NotFollowed
 from gnomon.worker.executors.scrub import scrubber_of
 
 MAX_RETRY_AFTER = timedelta(hours=1)
 RETRYABLE_STATUSES = frozenset((408, 425, 429))
 
 TOO_LARGE = 100  # CURLE_TOO_LARGE: one header longer than libcurl takes; pycurl has no name for it
-LIBCURL_HEADER_LIMIT = 300 * 1024
 HANG_UPS = (pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_PARTIAL_FILE)
 WEIRD_SERVER_REPLY = pycurl.E_FTP_WEIRD_SERVER_REPLY  # its name of old; HTTP uses it too
 NOT_HTTP = (pycurl.E_UNSUPPORTED_PROTOCOL, WEIRD_SERVER_REPLY, pycurl.E_BAD_CONTENT_ENCODING)
@@ -72,12 +72,16 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class HttpVerdict:
-    """Turns the facts about one attempt into its outcome. `excerpt_bytes` is how much of the answer is kept."""
+    """Turns the facts about one attempt into its outcome. `excerpt_bytes` is how much of the answer is kept.
+
+    `target` is the job's; `place` and `attempt` are those of the request that was made last, after so many `redirects`.
+    """
 
     target: HttpTarget
     place: Place
     attempt: Attempt
     excerpt_bytes: int
+    redirects: int = 0
 
     def outcome(self, ending: Ending) -> Outcome:
         """The outcome: an answer's status decides once it has arrived whole, or is longer than we care to read."""
@@ -86,9 +90,42 @@ class HttpVerdict:
             return self._failed("internal_error", f"the HTTP engine broke down while calling {self.place}")
         if attempt.resend_refused:
             return self._failed("resend_refused", f"{self.place} hung up under the request; it is not sent twice")
-        if attempt.body_overlong or ending.code == pycurl.E_OK:
+        if self._has_answer(ending):
             return self._answered(ending)
         return self._sent_failure(ending) if attempt.requested else self._unsent_failure(ending)
+
+    def leads_on(self, ending: Ending) -> bool:
+        """Whether this ended in a redirect that the job has followed."""
+        attempt, target = self.attempt, self.target
+        whole = attempt.error is None and not attempt.resend_refused and attempt.headers_complete
+        return (
+            whole
+            and self._has_answer(ending)
+            and ending.status in REDIRECTS
+            and bool(attempt.locations)
+            and self.redirects < target.follow_redirects
+            and not target.accepts(ending.status)
+        )
+
+    def not_followed(self, ending: Ending, reason: NotFollowed) -> Failed:
+        """The outcome of a redirect that no worker follows."""
+        return Failed(
+            code="bad_redirect",
+            message=f"{self.place} answered {ending.status}, a redirect that is not followed: {reason}{self._journey}",
+            sent=Sent.ANSWERED,
+            permanent=True,
+            response_status=ending.status,
+            response_excerpt=self._excerpt(),
+        )
+
+    def _has_answer(self, ending: Ending) -> bool:
+        return self.attempt.body_overlong or ending.code == pycurl.E_OK
+
+    @property
+    def _journey(self) -> str:
+        if not self.redirects:
+            return ""
+        return f" (after {self.redirects} redirect{'s' if self.redirects > 1 else ''})"
 
     def _answered(self, ending: Ending) -> Outcome:
         if not self.attempt.headers_complete:
@@ -103,7 +140,7 @@ class HttpVerdict:
         retryable = ending.status >= 500 or ending.status in RETRYABLE_STATUSES
         return Failed(
             code="http_status",
-            message=f"{self.place} answered {ending.status}",
+            message=f"{self.place} answered {ending.status}{self._journey}",
             sent=Sent.ANSWERED,
             permanent=not retryable,
             response_status=ending.status,
@@ -114,7 +151,7 @@ class HttpVerdict:
     def _unsent_failure(self, ending: Ending) -> Failed:
         gate = self.attempt.gate
         if gate.refusal is not None and (not gate.opened or ending.code == pycurl.E_ABORTED_BY_CALLBACK):
-            return self._failed("egress_blocked", f"{self.place} must not be called: {gate.refusal}", permanent=True)
+            return self._blocked(f"{self.place} must not be called: {gate.refusal}")
         if ending.code == pycurl.E_OPERATION_TIMEDOUT:
             return self._failed(
                 "timeout", f"gave up on {self.place} after {ending.elapsed:.1f} s {self._phase(ending)}"
@@ -134,7 +171,7 @@ class HttpVerdict:
             return self._failed(
                 "timeout", f"gave up on {self.place} after {ending.elapsed:.1f} s {self._phase(ending)}"
             )
-        if ending.code == TOO_LARGE or self.attempt.header_bytes >= LIBCURL_HEADER_LIMIT:
+        if ending.code == TOO_LARGE or self.attempt.header_bytes >= MAX_HEADER_BYTES:
             return self._failed("response_too_large", f"the headers of {self.place}'s answer are too large")
         if ending.code in NOT_HTTP:
             return self._failed("bad_response", f"what {self.place} answered is not HTTP")
@@ -146,15 +183,20 @@ class HttpVerdict:
 
     @property
     def sent(self) -> Sent:
-        """How far an attempt got that no answer ended."""
-        return Sent.MAYBE_SENT if self.attempt.requested else Sent.NOT_SENT
+        """How far an attempt got that no answer ended; one who redirects may have acted before."""
+        return Sent.MAYBE_SENT if self.attempt.requested or self.redirects else Sent.NOT_SENT
 
     def cancelled(self) -> Failed:
         """The outcome of an attempt that was aborted because the executor closes."""
         return self._failed("cancelled", f"the call to {self.place} was aborted: this worker stops")
 
+    def _blocked(self, message: str) -> Failed:
+        """A redirect to where nothing may be called is an answer."""
+        sent = Sent.ANSWERED if self.redirects else Sent.NOT_SENT
+        return Failed(code="egress_blocked", message=f"{message}{self._journey}", sent=sent, permanent=True)
+
     def _failed(self, code: str, message: str, *, permanent: bool = False) -> Failed:
-        return Failed(code=code, message=message, sent=self.sent, permanent=permanent)
+        return Failed(code=code, message=f"{message}{self._journey}", sent=self.sent, permanent=permanent)
 
     def _phase(self, ending: Ending) -> str:
         if self.attempt.requested:

@@ -24,20 +24,27 @@ WITH_CONTENT = ("POST", "PUT", "PATCH")  # RFC 9110, 8.6: these send Content-Len
 
 
 class Deadline:
-    """When an attempt must be over; the clock starts with the object. Seconds."""
+    """When an attempt must be over; the clock starts with the object. Seconds.
+
+    An attempt has one leg, and one more for each redirect.
+    """
 
     def __init__(self, timeout: timedelta) -> None:
-        self._began = time.monotonic()
+        self._began = self._leg_began = time.monotonic()
         self._timeout = timeout.total_seconds()
+
+    def begin_leg(self) -> None:
+        """Another connection is to be made."""
+        self._leg_began = time.monotonic()
 
     def elapsed(self) -> float:
         """Since the beginning."""
         return time.monotonic() - self._began
 
     def seconds_left(self, limit: timedelta | None = None) -> float:
-        """Until the deadline, and no more than the limit counted from the beginning; may be negative."""
-        timeout = self._timeout if limit is None else min(self._timeout, limit.total_seconds())
-        return timeout - self.elapsed()
+        """Until the deadline, and no more than the limit counted from the leg's beginning; may be negative."""
+        left = self._timeout - self.elapsed()
+        return left if limit is None else min(left, limit.total_seconds() - (time.monotonic() - self._leg_began))
 
 
 def default_ca_file() -> str:
