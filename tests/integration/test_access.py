@@ -19,7 +19,7 @@ from gnomon.job.api_key import Key, make_key, to_store
 from gnomon.job.principal import Role
 
 NOBODY = "018f0000-0000-7000-8000-000000000000"  # no job, and no execution, has this id
-OPEN, METRICS, READ, WRITE = Open.TO_ALL, Role.METRICS, Role.READ, Role.WRITE
+OPEN, METRICS, READ, WRITE, ADMIN = Open.TO_ALL, Role.METRICS, Role.READ, Role.WRITE, Role.ADMIN
 
 # What each route needs, and what it answers to a request without a body for what does not exist.
 ROUTES: dict[tuple[str, str], tuple[Role | Open, int]] = {
@@ -47,7 +47,7 @@ ROUTES: dict[tuple[str, str], tuple[Role | Open, int]] = {
     ("POST", "/jobs/<reference>/backfill"): (WRITE, 415),
     ("GET", "/executions"): (READ, 200),
     ("GET", "/executions/<execution_id>"): (READ, 404),
-    ("POST", "/executions/retry"): (WRITE, 415),
+    ("POST", "/executions/retry"): (ADMIN, 415),
     ("POST", "/executions/<execution_id>/cancel"): (WRITE, 404),
     ("POST", "/executions/<execution_id>/retry"): (WRITE, 404),
     ("GET", "/instances"): (READ, 200),
@@ -113,7 +113,7 @@ def expected(method: str, rule: str, who: str) -> int:
     path = plain(rule)
     if method == "OPTIONS":
         needed, status = next(answer for (_, known), answer in ROUTES.items() if known == path)
-        needed, status = (READ if needed is WRITE else needed), 200
+        needed, status = (READ if needed in (WRITE, ADMIN) else needed), 200
     else:
         needed, status = ROUTES["GET" if method == "HEAD" else method, path]
     if needed is Open.TO_ALL or (who in ROLES and Role(who).includes(needed)):

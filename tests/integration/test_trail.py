@@ -182,6 +182,14 @@ def test_each_request_is_logged_with_who_sent_it(client: FlaskClient, world: Wor
     assert "canary" not in str(log())
 
 
+def test_key_that_is_refused_is_logged_by_its_id(client: FlaskClient, world: World, log: Any) -> None:
+    ann, as_ann = key_of(world, "ann")
+    world.keys.revoke("ann", by="a test")
+    client.get("/jobs", headers=as_ann)
+    client.get("/jobs")
+    assert [line.get("refused_key") for line in log()] == [ann, None]
+
+
 def test_key_is_in_no_line_of_the_log_wherever_it_was_sent(client: FlaskClient, world: World, log: Any) -> None:
     key = make_key()
     world.keys.add(to_store(key, name="ann", role=Role.READ, expires_at=None, created_by="a test"))

@@ -109,6 +109,7 @@ class Access:
         if text is None:
             raise _unauthorized(MISSING)
         key = read_key(text)
+        g.tried = "" if key is None else key.id
         self._check_failures(key)
         stored = None if key is None else self._find(key, needed)
         if stored is not None and stored.state == "active":

@@ -22,6 +22,7 @@ from gnomon.api.schemas.repeats import Repeated, RepeatRequest
 from gnomon.job.errors import InvalidJob
 from gnomon.job.model import State, Trigger
 from gnomon.job.ports import ExecutionQuery, RepeatQuery
+from gnomon.job.principal import Role
 from gnomon.job.repeats import How
 
 FAILED_STATES = frozenset((State.FAILED, State.UNKNOWN))
@@ -84,7 +85,7 @@ def retry_execution(query: Mapping[str, Any], execution_id: str) -> tuple[Answer
     return requested_answer(asked)
 
 
-@routes.route("/executions/retry", methods=["POST"], parameters=[IDEMPOTENCY_KEY])
+@routes.route("/executions/retry", methods=["POST"], role=Role.ADMIN, parameters=[IDEMPOTENCY_KEY])
 @routes.arguments(RepeatRequest)
 @routes.response(202, Repeated, headers=REPLAYED_HEADER)
 @routes.alt_response(200, Repeated, description="the answer to a dry run")

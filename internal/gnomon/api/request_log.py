@@ -24,6 +24,11 @@ def _begin() -> None:
     g.began = time.monotonic()
 
 
+def _refused_key() -> dict[str, str]:
+    """The id of the key that nobody was let in with; whose it claims to be, and nothing that opens anything."""
+    return {"refused_key": g.tried} if g.get("tried") and not acting() else {}
+
+
 def _note(response: Response) -> Response:
     """The path without its query, which may hold anything. Probes and scrapes are noted at DEBUG."""
     taken = time.monotonic() - g.get("began", time.monotonic())
@@ -36,6 +41,7 @@ def _note(response: Response) -> Response:
         extra={
             "request_id": request_id(),
             "principal": acting(),
+            **_refused_key(),
             "address": g.get("address", ""),
             "duration_ms": round(taken * 1000, 1),
         },
