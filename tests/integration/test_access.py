@@ -161,7 +161,7 @@ def test_who_has_no_key_can_not_tell_what_exists(world: World) -> None:
         ("FOO", "/jobs"),
         ("PUT", "/jobs"),
         ("OPTIONS", "/jobs"),
-        ("GET", "/v1//jobs"),
+        ("GET", "/v1/jobs/"),
         ("POST", "/health"),
     ]
     answers = []
