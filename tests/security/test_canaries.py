@@ -169,7 +169,7 @@ def create_all(crowd: Crowd, target: Target, secure: Target, amqp: str) -> None:
     crowd.http("refused", f"http://127.0.0.1:{free_port()}/")
     crowd.http("plain for https", target.url("/").replace("http://", "https://"), basic=True)
     crowd.http("bad certificate", secure.url("/"))
-    crowd.http("blocked", "http://169.254.169.254/latest", basic=True)
+    crowd.http("blocked", "http://10.1.2.3/latest", basic=True)
     crowd.http("swapped", target.url("/swapped"))
     crowd.http("unreadable", target.url("/unreadable"))
     user, _, place = amqp.removeprefix("amqp://").partition(":")
@@ -179,7 +179,7 @@ def create_all(crowd: Crowd, target: Target, secure: Target, amqp: str) -> None:
     crowd.amqp("broker refuses", f"amqp://{user}:PASSWORD@127.0.0.1:{free_port()}/v")
     crowd.amqp("no such broker", "amqp://me:PASSWORD@nowhere.invalid/v")
     crowd.amqp("no TLS there", f"amqps://{user}:PASSWORD@{host}")
-    crowd.amqp("blocked broker", "amqp://me:PASSWORD@169.254.169.254/v")
+    crowd.amqp("blocked broker", "amqp://me:PASSWORD@10.1.2.3/v")
 
 
 def change_all(crowd: Crowd, target: Target) -> None:
