@@ -103,7 +103,9 @@ class Crowd:
         assert status in (None, response.status_code), response.text
         return response.json() if "json" in response.headers.get("Content-Type", "") else None
 
-    def http(self, name: str, url: str, *, basic: bool = False, **more: Any) -> None:
+    def http(
+        self, name: str, url: str, options: Mapping[str, Any] | None = None, *, basic: bool = False, **more: Any
+    ) -> None:
         """A job with a secret in every place of an HTTP call that holds one."""
         new = self.canaries.new
         auth = (
@@ -121,6 +123,7 @@ class Crowd:
             },
             "secret_headers": ["X-Mine"],
             "signing_secrets": [self.canaries.signing(f"{name}: signing secret")],
+            **(options or {}),
         }
         self.create(name, type="HTTP", http_job=http, **more)
 
@@ -153,6 +156,7 @@ def create_all(crowd: Crowd, target: Target, secure: Target, amqp: str) -> None:
         "echo 400": echo(400),
         "echo 503": echo(503, headers={"Retry-After": "0"}),
         "redirect": echo(302, headers={"Location": "/elsewhere?token=x"}),
+        "followed": echo(307, headers={"Location": "/echo-503"}),
         "echo without end": echo(500, fill=70_001),
         "hang": hang(),
         "reset": echo_and_reset,
@@ -164,7 +168,8 @@ def create_all(crowd: Crowd, target: Target, secure: Target, amqp: str) -> None:
         path = "/" + name.replace(" ", "-")
         target.on(path, behaviour)
         timeout = {"timeout_seconds": 0.5} if name == "hang" else {}
-        crowd.http(name, target.url(path), basic=number % 2 == 0, **timeout)
+        follow = {"follow_redirects": 2} if name == "followed" else {}
+        crowd.http(name, target.url(path), follow, basic=number % 2 == 0, **timeout)
     crowd.http("no such host", "http://nowhere.invalid/")
     crowd.http("refused", f"http://127.0.0.1:{free_port()}/")
     crowd.http("plain for https", target.url("/").replace("http://", "https://"), basic=True)
@@ -415,6 +420,7 @@ EXPECTED = {
     "echo 400": "http_status",
     "echo 503": "http_status",
     "redirect": "http_status",
+    "followed": "http_status",
     "echo without end": "http_status",
     "hang": "timeout",
     "reset": "reset",
