@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from servers.proxy import Proxy
+from support.keys import FOR_API, FOR_WORKER
 
 from chaos import handlers
 from chaos.clock import WrongClock
@@ -175,7 +176,10 @@ class Cluster:
             "SCHEDULER_WORKER_CONCURRENCY_PER_HOST": str(PER_HOST),
         }
         if name in APIS:
+            settings |= FOR_API
             settings["SCHEDULER_WEB_API_HOST"] = f"127.0.0.1:{self._api_ports[name]}"
+        elif name in WORKERS and name not in HANDLERS:
+            settings |= FOR_WORKER
         if name in HANDLERS:
             settings |= {"SCHEDULER_WORKER_QUEUES": HANDLERS[name], "SCHEDULER_WORKER_HANDLERS": handlers.__name__}
             settings[handlers.LOG] = str(self._folder / "handlers.log")
