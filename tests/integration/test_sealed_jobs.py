@@ -63,6 +63,16 @@ def test_sealed_credentials_reach_the_target_as_they_were_given(world: World, ta
     assert [request.header(name) for name in headers] == [*headers.values()]
 
 
+def test_edit_of_something_else_keeps_the_password_of_a_broker(world: World) -> None:
+    amqp = {"connection": "amqp://u:pass@broker.example/v", "routing_key": "q"}
+    job = world.create(type="AMQP", http_job=None, amqp_job=amqp)
+    before = stored(world, job, "amqp_job")
+    for number, patch in enumerate(({"tags": ["x"]}, {"interval_seconds": 60}, {"amqp_job": {"routing_key": "q"}}), 1):
+        changed = world.service.update(str(job.id), patch)
+        assert changed.revision == min(number + 1, 3)
+        assert stored(world, job, "amqp_job") == before
+
+
 Move = Callable[[World, Job, Job], None]
 
 

@@ -186,7 +186,8 @@ def _of_one_kind(merged: Document, document: Document, patch: Mapping[str, Any])
 def _keep_connection(new: Document, document: Mapping[str, Any]) -> None:
     amqp, stored = new.get("amqp_job"), document.get("amqp_job") or {}
     if isinstance(amqp, dict) and "connection" in amqp and "connection" in stored:
-        _keep_password(amqp, stored)
+        new["amqp_job"] = dict(amqp)  # where a patch says nothing of it, it is the stored one itself
+        _keep_password(new["amqp_job"], stored)
 
 
 def _keep_password(new: Document, old: Mapping[str, Any]) -> None:
