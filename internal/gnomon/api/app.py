@@ -24,7 +24,7 @@ from gnomon.api import (
 from gnomon.api.access import Access, Guarded
 from gnomon.api.context import Context
 from gnomon.api.rate_limits import RateLimiter
-from gnomon.api.routes import Document
+from gnomon.api.routes import Document, IdConverter
 from gnomon.job.creations import Creations
 from gnomon.job.ports import Catalog, HistoryStore, InstanceStore, TrailStore
 from gnomon.job.repeats import Repeats
@@ -103,6 +103,7 @@ def make_document(version: str) -> dict[str, Any]:
 
 def _register_routes(app: Flask, version: str) -> dict[str, Any]:
     app.config.update(API_TITLE="Gnomon", API_VERSION=version, OPENAPI_VERSION="3.1.0")
+    app.url_map.converters["id"] = IdConverter
     document = Document(app, spec_kwargs={"info": {"description": ABOUT}})
     for module in (jobs, actions, executions, trail, fleet, health):
         document.register_blueprint(module.routes, url_prefix="/v1")

@@ -15,7 +15,7 @@ IF_MATCH = {
     "in": "header",
     "name": "If-Match",
     "description": "the ETag of the revision that may be changed; 412 when the job is at another one",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "pattern": r'^(\*|"[0-9]{1,9}")$'},
 }
 IF_NONE_MATCH = {
     "in": "header",

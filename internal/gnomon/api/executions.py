@@ -30,7 +30,7 @@ EXECUTION = {
     "in": "path",
     "name": "execution_id",
     "description": "the id of an execution",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "format": "uuid"},
     "required": True,
 }
 
@@ -53,7 +53,7 @@ def list_executions(query: Mapping[str, Any]) -> tuple[list[Answer], Headers]:
     return _listed(query.get("job_id"), query)
 
 
-@routes.route("/executions/<execution_id>", methods=["GET"], parameters=[EXECUTION])
+@routes.route("/executions/<id:execution_id>", methods=["GET"], parameters=[EXECUTION])
 @routes.response(200, Execution)
 def get_execution(execution_id: str) -> Answer:
     """Read an execution."""
@@ -95,7 +95,7 @@ def retry_executions(document: Mapping[str, Any]) -> tuple[Answer, int, Headers]
     All of them, or those that the filters leave; an empty object is all. Up to 1,000 at a time, the oldest first. One
     that was tried again before is left out, unless `again`. What can't be tried again is in `refused`.
     """
-    query = _repeat_query(document)
+    query, key = _repeat_query(document), idempotency_key()
     if document["dry_run"]:
         return repeatable_answer(context().repeats.matching(query)), 200, {}
     how = How(
@@ -104,7 +104,7 @@ def retry_executions(document: Mapping[str, Any]) -> tuple[Answer, int, Headers]
         expected=document.get("expected_count"),
         limit=document["limit"],
     )
-    done = context().repeats.repeat(query, how, key=idempotency_key())
+    done = context().repeats.repeat(query, how, key=key)
     return repeated_answer(done), 202, {REPLAYED: "true"} if done.replayed else {}
 
 

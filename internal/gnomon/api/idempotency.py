@@ -15,7 +15,7 @@ IDEMPOTENCY_KEY = {
     "in": "header",
     "name": "Idempotency-Key",
     "description": "a text of the client's own; the same again within a day has no second effect",
-    "schema": {"type": "string", "maxLength": 255},
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
 REPLAYED_HEADER = {
     REPLAYED: {"description": "true: an earlier request did it", "schema": {"type": "string", "enum": ["true"]}}

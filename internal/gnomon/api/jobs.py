@@ -25,6 +25,7 @@ from gnomon.api.schemas.jobs import (
     JobPut,
     canonical,
 )
+from gnomon.job.document import NAME as NAMES
 from gnomon.job.document import merge_patch
 from gnomon.job.errors import InvalidJob, NotFound
 from gnomon.job.model import Job as JobValue
@@ -36,11 +37,15 @@ REFERENCE = {
     "in": "path",
     "name": "reference",
     "description": "the id of a job, or `name:` and its name",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "anyOf": [{"format": "uuid"}, {"pattern": f"^name:{NAMES.pattern}$"}]},
     "required": True,
 }
-
-NAME = {**REFERENCE, "name": "name", "description": "the name of a job"}
+NAME = {
+    **REFERENCE,
+    "name": "name",
+    "description": "the name of a job",
+    "schema": {"type": "string", "pattern": f"^{NAMES.pattern}$"},
+}
 
 routes = Routes("jobs", __name__, description="What to call, and when")
 
@@ -89,7 +94,7 @@ def list_jobs(query: Mapping[str, Any]) -> tuple[list[Answer], Headers]:
     return [job_answer(job) for job in page.items], next_page(page)
 
 
-@routes.route("/jobs/<reference>", methods=["GET"], parameters=[REFERENCE])
+@routes.route("/jobs/<id:reference>", methods=["GET"], parameters=[REFERENCE])
 @routes.response(200, Job, headers=ETAG_HEADER)
 def get_job(reference: str) -> tuple[Answer, Headers]:
     """Read a job."""
@@ -97,7 +102,7 @@ def get_job(reference: str) -> tuple[Answer, Headers]:
     return job_answer(job), etag(job)
 
 
-@routes.route("/jobs/<reference>", methods=["PATCH"], parameters=[REFERENCE])
+@routes.route("/jobs/<id:reference>", methods=["PATCH"], parameters=[REFERENCE])
 @routes.doc(parameters=[IF_MATCH], requestBody={"content": {JSON: {"schema": JobPatch}}})
 @routes.arguments(JobPatch, content_type=MERGE_PATCH)
 @routes.response(200, ChangedJob, headers=ETAG_HEADER)
@@ -106,7 +111,7 @@ def patch_job(patch: Mapping[str, Any], reference: str) -> tuple[Answer, Headers
     return _update(reference, patch)
 
 
-@routes.route("/jobs/<reference>", methods=["PUT"], parameters=[REFERENCE])
+@routes.route("/jobs/<id:reference>", methods=["PUT"], parameters=[REFERENCE])
 @routes.doc(parameters=[IF_MATCH])
 @routes.arguments(JobPut)
 @routes.response(200, ChangedJob, headers=ETAG_HEADER)
@@ -145,7 +150,7 @@ def put_job_by_name(document: Mapping[str, Any], name: str) -> tuple[Answer, int
     return created_answer(job, warnings), 201, {**etag(job), "Location": location}
 
 
-@routes.route("/jobs/<reference>", methods=["DELETE"], parameters=[REFERENCE])
+@routes.route("/jobs/<id:reference>", methods=["DELETE"], parameters=[REFERENCE])
 @routes.doc(parameters=[IF_MATCH])
 @routes.response(204)
 def delete_job(reference: str) -> Response:

@@ -130,9 +130,8 @@ def _errors(operation: Node, method: str) -> set[int]:
     given = {(parameter["in"], parameter["name"]) for parameter in operation["parameters"]}
     places = {place for place, _ in given}
     found = {400, 414, 422, 431, 500}
-    if operation.get("security") != []:
-        found |= {401, 403, 429, 503}
-    if "path" in places:
+    found |= {503} if operation.get("security") == [] else {401, 403, 429, 503}
+    if "path" in places or ("query", "job_id") in given:
         found |= {404}
     if "requestBody" in operation:
         found |= {408, 413, 415}

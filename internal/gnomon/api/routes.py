@@ -11,6 +11,7 @@ import flask_smorest
 from flask import Request, request
 from gunicorn.http.errors import ParseException
 from webargs.flaskparser import FlaskParser
+from werkzeug.routing import BaseConverter
 
 from gnomon.api.access import Needed, Open, needs
 from gnomon.api.openapi import OPEN
@@ -53,6 +54,13 @@ class StrictParser(FlaskParser):
         """Raises what marshmallow found as InvalidJob, beside doubled names."""
         (messages,) = error.messages.values()  # under the name of the location
         raise InvalidJob(explain(messages, schema)) from error
+
+
+class IdConverter(BaseConverter):
+    """What names a resource in a path, and none of the verbs beside it, which would be found with other methods."""
+
+    regex = r"(?!(?:bulk|export|import|retry)$)[^/]+"
+    part_isolating = True
 
 
 class Routes(flask_smorest.Blueprint):  # type: ignore[misc]

@@ -24,7 +24,11 @@ SCHEDULE_FIELDS = ("cron_schedule", "interval_seconds", "execute_at", "delay_sec
 TARGET_FIELDS = {"HTTP": "http_job", "AMQP": "amqp_job"}
 PAYLOAD = "payload"  # of every other type, which is the name of a handler
 KNOWN_TYPES = "HTTP, AMQP, or the name of a handler: GET /handlers lists them"
-MAX_TIMEOUT_SECONDS = 86_400
+MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 0.1, 86_400
+MAX_PAUSE_SECONDS = 86_400
+MAX_DELAY_SECONDS = 10**9
+MAX_MISFIRES = 10_000
+MAX_TAGS, MAX_TAG = 50, 100
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 NAME_RULE = "must be 1 to 200 letters, digits, '.', '_' or '-', and begin with a letter or digit"
 
@@ -348,7 +352,7 @@ def _read_schedule(document: Mapping[str, Any], now: datetime | None, starts_at:
         raise InvalidJob.at("/anchor_at", "is missing, and there is no clock to take it from")
     if given[0] == "interval_seconds":
         return Every(value, anchor_at)
-    return At((now or anchor_at) + timedelta(seconds=_bounded(value, 0, 10**9, "/delay_seconds")))
+    return At((now or anchor_at) + timedelta(seconds=_bounded(value, 0, MAX_DELAY_SECONDS, "/delay_seconds")))
 
 
 def _refuse_timezone(document: Mapping[str, Any]) -> None:
@@ -440,13 +444,13 @@ def _read_misfire(misfire: Mapping[str, Any]) -> Misfire:
     return Misfire(
         policy=_choice(MisfirePolicy, misfire.get("policy", default.policy), "/policy"),
         grace=default.grace if grace is None else grace,
-        limit=int(_bounded(misfire.get("limit", default.limit), 1, 10_000, "/limit")),
+        limit=int(_bounded(misfire.get("limit", default.limit), 1, MAX_MISFIRES, "/limit")),
     )
 
 
 def _optional_seconds(document: Mapping[str, Any], field: str, parent: str) -> timedelta | None:
     value = document.get(field)
-    return None if value is None else timedelta(seconds=_bounded(value, 0, 86_400, f"{parent}/{field}"))
+    return None if value is None else timedelta(seconds=_bounded(value, 0, MAX_PAUSE_SECONDS, f"{parent}/{field}"))
 
 
 def _optional_instant(document: Mapping[str, Any], field: str) -> datetime | None:
@@ -475,13 +479,13 @@ def _read_name(name: str | None) -> str | None:
 
 
 def _read_tags(tags: list[str]) -> tuple[str, ...]:
-    if len(tags) > 50:
-        raise InvalidJob.at("/tags", f"{len(tags)} tags; at most 50 are allowed")
+    if len(tags) > MAX_TAGS:
+        raise InvalidJob.at("/tags", f"{len(tags)} tags; at most {MAX_TAGS} are allowed")
     for index, tag in enumerate(tags):
-        if not 1 <= len(tag) <= 100 or any(ord(char) < 32 or 0xD800 <= ord(char) <= 0xDFFF for char in tag):
-            raise InvalidJob.at(f"/tags/{index}", "must be 1 to 100 characters without control characters")
+        if not 1 <= len(tag) <= MAX_TAG or any(ord(char) < 32 or 0xD800 <= ord(char) <= 0xDFFF for char in tag):
+            raise InvalidJob.at(f"/tags/{index}", f"must be 1 to {MAX_TAG} characters without control characters")
     return tuple(dict.fromkeys(tags))
 
 
 def _read_timeout(seconds: float) -> timedelta:
-    return timedelta(seconds=_bounded(seconds, 0.1, MAX_TIMEOUT_SECONDS, "/timeout_seconds"))
+    return timedelta(seconds=_bounded(seconds, MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS, "/timeout_seconds"))

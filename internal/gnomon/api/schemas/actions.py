@@ -1,8 +1,8 @@
 """What can be asked of a job, beside reading and changing it."""
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
-from gnomon.api.schemas.fields import Input, Instant, Text, flag, optional
+from gnomon.api.schemas.fields import Answer, Input, Instant, Text, flag, optional
 from gnomon.api.schemas.queries import QueryFlag
 
 
@@ -33,7 +33,7 @@ class BackfillRequest(Input):
     dry_run = flag("only tell what would be done")
 
 
-class Backfill(Schema):
+class Backfill(Answer):
     """The moments that had no execution, or none but a SKIPPED one."""
 
     dry_run = fields.Boolean()

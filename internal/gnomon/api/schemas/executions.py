@@ -1,14 +1,14 @@
 """Executions: what became of jobs."""
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
 from gnomon.api.schemas.actions import RunQuery
-from gnomon.api.schemas.fields import Instant, Text, choice
+from gnomon.api.schemas.fields import Answer, Instant, Text, choice
 from gnomon.api.schemas.queries import PageQuery, QueryFlag
 from gnomon.job.model import State, Trigger
 
 
-class Attempt(Schema):
+class Attempt(Answer):
     """One try that ended."""
 
     attempt = fields.Integer()
@@ -21,7 +21,7 @@ class Attempt(Schema):
     response_status = fields.Integer(allow_none=True)
 
 
-class Execution(Schema):
+class Execution(Answer):
     """One occurrence of a job. A SKIPPED one stands for `skipped_count` moments, up to `skipped_until`."""
 
     id = fields.String(metadata={"format": "uuid"})

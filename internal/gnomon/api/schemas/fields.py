@@ -1,6 +1,6 @@
 """What documents are made of: fields that take a value of their type and nothing that could be made one."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from marshmallow import RAISE, Schema, fields, validate
@@ -68,7 +68,7 @@ class Instant(Text):
     """RFC 3339; read by gnomon.job, which knows the bounds."""
 
     def __init__(self, **options: Any) -> None:
-        metadata = {"format": "date-time", **options.pop("metadata", {})}
+        metadata = {"format": "date-time", "example": "2030-01-01T09:00:00Z", **options.pop("metadata", {})}
         super().__init__(metadata=metadata, **options)
 
 
@@ -83,9 +83,24 @@ class Input(Schema):
     error_messages = says("must be an object")
 
 
+class Answer(Schema):
+    """What is answered: every field is always there, but those of `sometimes`."""
+
+    sometimes: Collection[str] = ()
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Called by marshmallow for each field."""
+        field_obj.required = field_name not in self.sometimes
+
+
 def optional(kind: type[fields.Field[Any]], about: str, /, **options: Any) -> fields.Field[Any]:
     metadata = {"description": about, **options.pop("metadata", {})}
     return kind(allow_none=True, metadata=metadata, **options)
+
+
+def within(lowest: float, highest: float) -> dict[str, Any]:
+    """Bounds, both included, that the document tells and gnomon.job keeps."""
+    return {"minimum": lowest, "maximum": highest}
 
 
 def one_of(names: Iterable[object], about: str) -> fields.Field[Any]:

@@ -1,12 +1,12 @@
 """The processes that take part, and what they can run."""
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 
-from gnomon.api.schemas.fields import Instant
+from gnomon.api.schemas.fields import Answer, Instant
 from gnomon.job.instance import Role
 
 
-class Instance(Schema):
+class Instance(Answer):
     """A process: an API, a scheduler or a worker."""
 
     id = fields.String(metadata={"format": "uuid", "description": "a new one for each start"})
@@ -23,7 +23,7 @@ class Instance(Schema):
     leader = fields.Boolean(metadata={"description": "the scheduler that keeps house"})
 
 
-class Handler(Schema):
+class Handler(Answer):
     """A function that workers have registered: a job can name it as its type."""
 
     name = fields.String()

@@ -4,15 +4,37 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
-from gnomon.api.schemas.fields import Array, Input, Instant, Number, Text, Whole, choice, one_of, optional, part
+from gnomon.api.schemas.fields import (
+    Answer,
+    Array,
+    Input,
+    Instant,
+    Number,
+    Text,
+    Whole,
+    choice,
+    one_of,
+    optional,
+    part,
+    within,
+)
 from gnomon.api.schemas.policies import Misfire, Retry
 from gnomon.api.schemas.queries import PageQuery, QueryFlag
 from gnomon.api.schemas.targets import Amqp, Http, NewAmqp, NewHttp
-from gnomon.job.document import TARGET_FIELDS
+from gnomon.job.document import (
+    MAX_DELAY_SECONDS,
+    MAX_TAG,
+    MAX_TAGS,
+    MAX_TIMEOUT_SECONDS,
+    MIN_TIMEOUT_SECONDS,
+    NAME,
+    TARGET_FIELDS,
+)
 from gnomon.job.errors import FieldError
 from gnomon.job.model import Delivery, JobStatus, Overlap
+from gnomon.job.schedule import MAX_INTERVAL, MAX_SPREAD
 from gnomon.job.target import HANDLER_QUEUES
 
 # The older spellings, at the top level of a job.
@@ -27,23 +49,36 @@ class JobPatch(Input):
     """Changes of a job (RFC 7396): what is left out stays, null means the default."""
 
     type = optional(Text, "", metadata=TYPE)
-    name = optional(Text, "unique; letters, digits, '.', '_', '-'")
+    name = optional(Text, "unique; letters, digits, '.', '_', '-'", metadata={"pattern": f"^{NAME.pattern}$"})
     cron_schedule = optional(
         Text,
         "five fields, or six with seconds first; @hourly and the like; @every 5m",
         metadata={"example": "*/10 * * * *"},
     )
     schedule = optional(Text, "older name of cron_schedule", metadata={"deprecated": True})
-    interval_seconds = optional(Whole, "runs every so many seconds")
+    interval_seconds = optional(Whole, "runs every so many seconds", metadata=within(1, MAX_INTERVAL))
     anchor_at = optional(Instant, "where an interval counts from: starts_at, else the creation, by default")
     execute_at = optional(Instant, "runs once, then")
-    delay_seconds = optional(Number, "runs once, so many seconds from now")
-    timezone = optional(Text, "IANA name of the zone of a cron_schedule; UTC by default")
+    delay_seconds = optional(Number, "runs once, so many seconds from now", metadata=within(0, MAX_DELAY_SECONDS))
+    timezone = optional(
+        Text, "IANA name of the zone of a cron_schedule; UTC by default", metadata={"example": "Europe/Paris"}
+    )
     starts_at = optional(Instant, "no moment before this one")
     ends_at = optional(Instant, "no moment after this one")
-    spread_seconds = optional(Whole, "all moments of a job are later by a constant of less than this; 0 by default")
-    jitter_seconds = optional(Whole, "other name of spread_seconds", metadata={"deprecated": True})
-    tags = optional(Array, "up to 50, to find jobs by", cls_or_instance=Text())
+    spread_seconds = optional(
+        Whole,
+        "all moments of a job are later by a constant of less than this; 0 by default",
+        metadata=within(0, MAX_SPREAD),
+    )
+    jitter_seconds = optional(
+        Whole, "other name of spread_seconds", metadata={"deprecated": True, **within(0, MAX_SPREAD)}
+    )
+    tags = optional(
+        Array,
+        "to find jobs by",
+        cls_or_instance=Text(metadata={"minLength": 1, "maxLength": MAX_TAG}),
+        metadata={"maxItems": MAX_TAGS},
+    )
     http_job = part(Http, "the call of a job of type HTTP")
     http = part(Http, "older name of http_job", deprecated=True)
     amqp_job = part(Amqp, "the message of a job of type AMQP")
@@ -58,7 +93,9 @@ class JobPatch(Input):
         },
         error_messages={"invalid": "must be an object"},
     )
-    timeout_seconds = optional(Number, "bounds one whole attempt; 30 by default")
+    timeout_seconds = optional(
+        Number, "bounds one whole attempt; 30 by default", metadata=within(MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS)
+    )
     retry = part(Retry, "how failures are repeated")
     misfire = part(Misfire, "what happens to moments that passed while nothing ran")
     overlap = one_of(Overlap, "when due while an execution is unfinished; skip by default")
@@ -79,8 +116,30 @@ class JobInput(JobPatch):
     amqp = part(NewAmqp, "other name of amqp_job", deprecated=True)
 
 
-class Job(Schema):
+class Job(Answer):
     """A job: its definition with every policy, and where it stands. Secrets read "***"."""
+
+    sometimes = frozenset(
+        (
+            "cron_schedule",
+            "interval_seconds",
+            "anchor_at",
+            "execute_at",
+            "timezone",
+            "starts_at",
+            "ends_at",
+            "spread_seconds",
+            "http_job",
+            "amqp_job",
+            "payload",
+            "queue",
+            "timeout_seconds",
+            "retry",
+            "misfire",
+            "overlap",
+            "delivery",
+        )
+    )
 
     id = fields.String(metadata={"format": "uuid"})
     type = fields.String()

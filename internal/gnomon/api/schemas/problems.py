@@ -1,23 +1,27 @@
 """Errors."""
 
-from marshmallow import Schema, fields
+from marshmallow import fields
+
+from gnomon.api.schemas.fields import Answer
 
 
-class BrokenRule(Schema):
+class BrokenRule(Answer):
     """`pointer` (RFC 6901) says where in the request."""
 
-    pointer = fields.String(required=True)
-    detail = fields.String(required=True)
+    sometimes = frozenset(("hint",))
+
+    pointer = fields.String()
+    detail = fields.String()
     hint = fields.String()
 
 
-class Problem(Schema):
+class Problem(Answer):
     """An error (RFC 9457)."""
 
-    type = fields.String(required=True)
-    title = fields.String(required=True)
-    status = fields.Integer(required=True)
-    detail = fields.String(required=True)
-    errors = fields.List(fields.Nested(BrokenRule), required=True)
-    request_id = fields.String(required=True)
-    error = fields.String(required=True, metadata={"description": "the detail in one line"})
+    type = fields.String()
+    title = fields.String()
+    status = fields.Integer()
+    detail = fields.String()
+    errors = fields.List(fields.Nested(BrokenRule))
+    request_id = fields.String()
+    error = fields.String(metadata={"description": "the detail in one line"})

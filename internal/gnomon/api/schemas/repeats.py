@@ -1,10 +1,11 @@
 """Trying many executions again."""
 
-from marshmallow import Schema, fields
+from marshmallow import fields
 
 from gnomon.api.schemas.executions import Execution
-from gnomon.api.schemas.fields import Array, Input, Instant, Text, Whole, choice, flag, optional
+from gnomon.api.schemas.fields import Answer, Array, Input, Instant, Text, Whole, choice, flag, optional, within
 from gnomon.job.model import REPEATABLE, Trigger
+from gnomon.job.repeats import REPEAT_LIMIT
 
 
 class RepeatRequest(Input):
@@ -20,8 +21,12 @@ class RepeatRequest(Input):
     scheduled_after = optional(Instant, "no moment before this one")
     scheduled_before = optional(Instant, "no moment after this one")
     again = flag("also those that were tried again before")
-    limit = Whole(load_default=1_000, metadata={"description": "at most so many, the oldest first; at most 1,000"})
-    expected_count = optional(Whole, "409 with the real number when another number of executions matches")
+    limit = Whole(
+        load_default=1_000, metadata={"description": "at most so many, the oldest first", **within(1, REPEAT_LIMIT)}
+    )
+    expected_count = optional(
+        Whole, "409 with the real number when another number of executions matches", metadata={"minimum": 0}
+    )
     queue = flag("wait for the job's unfinished execution to end, and for one another")
     revision = Text(
         validate=choice(["current", "same"]),
@@ -31,7 +36,7 @@ class RepeatRequest(Input):
     dry_run = flag("only tell what would be done")
 
 
-class Refusal(Schema):
+class Refusal(Answer):
     """An execution that was not tried again, and why."""
 
     id = fields.String(metadata={"format": "uuid"})
@@ -39,7 +44,7 @@ class Refusal(Schema):
     reason = fields.String()
 
 
-class Repetition(Schema):
+class Repetition(Answer):
     """A new execution."""
 
     id = fields.String(metadata={"format": "uuid"})
@@ -48,8 +53,10 @@ class Repetition(Schema):
     state = fields.String()
 
 
-class Repeated(Schema):
+class Repeated(Answer):
     """What was tried again. A dry run answers `sample` in place of what only a real one can tell."""
+
+    sometimes = frozenset(("created", "refused", "remaining", "sample"))
 
     dry_run = fields.Boolean()
     count = fields.Integer(metadata={"description": "how many matched, also beyond the limit; counted up to 100,000"})

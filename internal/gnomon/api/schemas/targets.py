@@ -2,7 +2,7 @@
 
 from marshmallow import fields
 
-from gnomon.api.schemas.fields import Array, Input, Text, Whole, one_of, optional, part
+from gnomon.api.schemas.fields import Array, Input, Text, Whole, one_of, optional, part, within
 from gnomon.job.target import MAX_REDIRECTS, METHODS
 
 
@@ -30,7 +30,11 @@ class Http(Input):
         error_messages={"invalid": "must be an object"},
     )
     body = optional(Text, "sent as it is, in UTF-8")
-    valid_response_codes = optional(Array, "which statuses are a success; any 2xx by default", cls_or_instance=Whole())
+    valid_response_codes = optional(
+        Array,
+        "which statuses are a success; any 2xx by default",
+        cls_or_instance=Whole(metadata=within(200, 599)),
+    )
     auth = part(Auth, "credentials")
     secret_headers = optional(Array, "further headers whose values are secrets", cls_or_instance=Text())
     signing_secrets = optional(
