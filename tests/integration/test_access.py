@@ -61,7 +61,7 @@ def served(app: Flask) -> Iterator[tuple[str, str]]:
     """Every method of every rule."""
     for rule in app.url_map.iter_rules():
         for method in rule.methods or ():
-            yield method, rule.rule
+            yield method, rule.rule.replace("<id:", "<")
 
 
 def plain(rule: str) -> str:

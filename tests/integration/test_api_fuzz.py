@@ -5,8 +5,10 @@ SCHEMATHESIS_SEED in the environment repeats a run; the seed is printed when som
 
 import os
 import random
+import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -17,12 +19,17 @@ from schemathesis.engine import events, from_schema
 from support.api import make_client
 from support.example_scene import set_scene
 from support.world import World
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from gnomon import __version__
 from gnomon.api.app import make_document
+from gnomon.api.throttle import Throttle
+from gnomon.job.api_key import make_key, to_store
+from gnomon.job.principal import Role
 
 CONFIGURATION = """
 seed = {seed}
+base-url = "{url}"
 continue-on-failure = true
 [generation]
 max-examples = {examples}
@@ -30,7 +37,7 @@ database = "none"
 # Rules that a schema can't tell (a cron expression, two fields that exclude each other) are answered 422, and a
 # revision that is not the job's 412. 400: schemathesis takes the quotes off an If-Match that it calls valid.
 [checks]
-positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "409", "412", "422"]
+positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "404", "409", "412", "422"]
 negative_data_rejection.expected-statuses = ["400", "401", "403", "404", "405", "409", "412", "415", "422"]
 [phases]
 examples.enabled = {first}
@@ -42,6 +49,10 @@ stateful.generation.max-examples = 300
 [[operations]]
 include-operation-id = "list_executions_of_job"
 checks.use_after_free.enabled = false
+# Who has no key is not told which methods there are.
+[[operations]]
+include-tag = "health"
+checks.unsupported_method.enabled = false
 """
 # Bodies that are nothing special, so that something happens; schemas are too wide to find them by chance.
 POLICIES = {
@@ -74,8 +85,9 @@ ORDINARY: Mapping[str, Any] = {
 }
 
 
-def test_no_answer_is_outside_the_document(world: World) -> None:
-    seen = run(world, seed=int(os.environ.get("SCHEMATHESIS_SEED", "1")), examples=60, walks=4)
+@pytest.mark.parametrize("keyed", [False, True], ids=["without a key", "with a key"])
+def test_no_answer_is_outside_the_document(world: World, keyed: bool) -> None:
+    seen = run(world, keyed=keyed, seed=int(os.environ.get("SCHEMATHESIS_SEED", "1")), examples=40, walks=3)
     assert seen["examples"] >= 40
     assert seen["coverage"] >= 3_000
     assert seen["fuzzing"] >= 600
@@ -84,12 +96,13 @@ def test_no_answer_is_outside_the_document(world: World) -> None:
 
 
 @pytest.mark.long
-def test_no_answer_is_outside_the_document_at_length(world: World) -> None:
+@pytest.mark.parametrize("keyed", [False, True], ids=["without a key", "with a key"])
+def test_no_answer_is_outside_the_document_at_length(world: World, keyed: bool) -> None:
     seed = int(os.environ.get("SCHEMATHESIS_SEED", random.randrange(2**31)))
-    assert run(world, seed=seed, examples=600, walks=40).total() >= 15_000
+    assert run(world, keyed=keyed, seed=seed, examples=600, walks=40).total() >= 15_000
 
 
-def run(world: World, *, seed: int, examples: int, walks: int) -> Counter[str]:
+def run(world: World, *, keyed: bool, seed: int, examples: int, walks: int) -> Counter[str]:
     """How many requests each phase made. Whatever the checks find is asserted to be nothing.
 
     Hypothesis ends a stateful phase early where the same steps once had another outcome, as the database keeps what
@@ -97,14 +110,43 @@ def run(world: World, *, seed: int, examples: int, walks: int) -> Counter[str]:
     """
     set_scene(world)
     document = eased(make_document(__version__))
-    # without keys in the database, the API on loopback takes none
-    del document["security"], document["components"]["securitySchemes"]
-    app = make_client(world, version=__version__).application
+    app = make_client(world, version=__version__, failures=Throttle(10**9, 1)).application
+    if keyed:
+        key = make_key()
+        world.keys.add(to_store(key, name="fuzz", role=Role.ADMIN, expires_at=None, created_by="a test"))
+        more = f'[auth.openapi.key]\nbearer = "{key.text}"\n'
+    else:  # as on loopback, where there is none in the database
+        del document["security"], document["components"]["securitySchemes"]
+        more = ""
     requests: Counter[str] = Counter()
-    for walk in range(walks):
-        configuration = CONFIGURATION.format(seed=seed + walk, examples=examples, first=str(walk == 0).lower())
-        requests += findings(document, app, configuration, seed)
+    with served(app) if keyed else nullcontext("http://localhost") as url:
+        for walk in range(walks):
+            configuration = CONFIGURATION.format(
+                seed=seed + walk, examples=examples, first=str(walk == 0).lower(), url=url
+            )
+            requests += findings(document, None if keyed else app, configuration + more, seed)
     return requests
+
+
+@contextmanager
+def served(app: Flask) -> Iterator[str]:
+    """Over a socket: schemathesis can't try what it does without a key in one process."""
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Quiet(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log(self, kind: str, message: str, *args: object) -> None:
+        """Nothing: there would be a line for each request."""
 
 
 def eased(document: dict[str, Any]) -> dict[str, Any]:
@@ -116,10 +158,10 @@ def eased(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def findings(document: dict[str, Any], app: Flask, configuration: str, seed: int) -> Counter[str]:
+def findings(document: dict[str, Any], app: Flask | None, configuration: str, seed: int) -> Counter[str]:
     config = SchemathesisConfig.from_str(configuration)
     schema = schemathesis.openapi.from_dict(document, config=config)
-    schema.app = app
+    schema.app = app  # called in this process if it is one, else asked at its URL
     requests: Counter[str] = Counter()
     found: dict[str, str] = {}
     for event in from_schema(schema).execute():

@@ -23,6 +23,7 @@ from gnomon.api.schemas.jobs import (
     JobListQuery,
     JobPatch,
     JobPut,
+    RehearsedJob,
     canonical,
 )
 from gnomon.job.document import NAME as NAMES
@@ -54,18 +55,18 @@ routes = Routes("jobs", __name__, description="What to call, and when")
 @routes.arguments(CreationQuery, location="query")
 @routes.arguments(JobInput)
 @routes.response(201, CreatedJob, headers=ETAG_HEADER | LOCATION_HEADER | REPLAYED_HEADER)
-@routes.alt_response(200, CreatedJob, description="the answer to validate_only: the job as it would be, without an id")
+@routes.alt_response(200, RehearsedJob, description="the answer to validate_only: the job as it would be")
 def create_job(query: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[Answer, int, Headers]:
     """Create a job.
 
     The answer to the same Idempotency-Key is the job as it is then.
     """
-    given, used = canonical(document)
+    (given, used), key = canonical(document), idempotency_key()
     wanted = merge_patch({}, with_whole_payload(given))
     try:
         if query["validate_only"]:
             return _rehearsed(wanted), 200, {}
-        made = _created(wanted)
+        made = _created(wanted, key)
     except InvalidJob as error:
         raise as_written(error, used) from error
     answer = created_answer(made.job, context().service.warnings(made.job))
@@ -102,8 +103,8 @@ def get_job(reference: str) -> tuple[Answer, Headers]:
     return job_answer(job), etag(job)
 
 
-@routes.route("/jobs/<id:reference>", methods=["PATCH"], parameters=[REFERENCE])
-@routes.doc(parameters=[IF_MATCH], requestBody={"content": {JSON: {"schema": JobPatch}}})
+@routes.route("/jobs/<id:reference>", methods=["PATCH"], parameters=[REFERENCE, IF_MATCH])
+@routes.doc(requestBody={"content": {JSON: {"schema": JobPatch}}})
 @routes.arguments(JobPatch, content_type=MERGE_PATCH)
 @routes.response(200, ChangedJob, headers=ETAG_HEADER)
 def patch_job(patch: Mapping[str, Any], reference: str) -> tuple[Answer, Headers]:
@@ -111,8 +112,7 @@ def patch_job(patch: Mapping[str, Any], reference: str) -> tuple[Answer, Headers
     return _update(reference, patch)
 
 
-@routes.route("/jobs/<id:reference>", methods=["PUT"], parameters=[REFERENCE])
-@routes.doc(parameters=[IF_MATCH])
+@routes.route("/jobs/<id:reference>", methods=["PUT"], parameters=[REFERENCE, IF_MATCH])
 @routes.arguments(JobPut)
 @routes.response(200, ChangedJob, headers=ETAG_HEADER)
 def put_job(document: Mapping[str, Any], reference: str) -> tuple[Answer, Headers]:
@@ -126,8 +126,7 @@ def put_job(document: Mapping[str, Any], reference: str) -> tuple[Answer, Header
     return _update(reference, with_whole_payload(given))
 
 
-@routes.route("/jobs/by-name/<name>", methods=["PUT"], parameters=[NAME])
-@routes.doc(parameters=[IF_MATCH, IF_NONE_MATCH])
+@routes.route("/jobs/by-name/<name>", methods=["PUT"], parameters=[NAME, IF_MATCH, IF_NONE_MATCH])
 @routes.arguments(JobPut)
 @routes.response(201, CreatedJob, headers=ETAG_HEADER | LOCATION_HEADER)
 @routes.alt_response(200, ChangedJob, description="the answer where a job bore the name: it is replaced")
@@ -150,8 +149,7 @@ def put_job_by_name(document: Mapping[str, Any], name: str) -> tuple[Answer, int
     return created_answer(job, warnings), 201, {**etag(job), "Location": location}
 
 
-@routes.route("/jobs/<id:reference>", methods=["DELETE"], parameters=[REFERENCE])
-@routes.doc(parameters=[IF_MATCH])
+@routes.route("/jobs/<id:reference>", methods=["DELETE"], parameters=[REFERENCE, IF_MATCH])
 @routes.response(204)
 def delete_job(reference: str) -> Response:
     """Delete a job.
@@ -162,8 +160,7 @@ def delete_job(reference: str) -> Response:
     return Response(status=204)
 
 
-def _created(document: Mapping[str, Any]) -> Created:
-    key = idempotency_key()
+def _created(document: Mapping[str, Any], key: str | None) -> Created:
     if key is None:
         return Created(job=context().service.create(document), replayed=False)
     return context().creations.create(document, key=key)

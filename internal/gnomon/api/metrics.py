@@ -80,7 +80,7 @@ def install(app: Flask, history: HistoryStore, instances: InstanceStore) -> None
 
 def route(served: Request) -> str:
     """The rule that matched, not the path: labels must be few."""
-    return str(served.url_rule or "none").removeprefix("/v1")
+    return str(served.url_rule or "none").removeprefix("/v1").replace("<id:", "<")
 
 
 def _leave_out_unknown_methods() -> None:

@@ -17,7 +17,8 @@ Node = dict[str, Any]
 
 EXAMPLES = Path(__file__).with_name("examples")
 METHODS = ("get", "post", "put", "patch", "delete")
-OPEN = "x-open"  # marks an operation that takes no key
+OPEN = "x-open"  # whether an operation takes no key
+OWN = "x-own"  # its parameters that are neither the path's nor the query's
 # Which values of an answer name a resource, by its schema and by the path parameter that takes them.
 NAMED = {
     ("CreatedJob", "reference"): "$response.body#/id",
@@ -109,8 +110,9 @@ def operations(document: Mapping[str, Any]) -> Iterator[Node]:
 
 
 def _complete_operation(operation: Node, method: str, shared: Iterable[Node]) -> None:
-    operation["parameters"] = [*map(dict, shared), *operation.get("parameters", [])]
-    if operation.pop(OPEN, False):
+    given = [*shared, *operation.pop(OWN), *operation.get("parameters", [])]
+    operation["parameters"] = [dict(parameter) for parameter in given]
+    if operation.pop(OPEN):
         operation["security"] = []
     answers = {status: answer for status, answer in operation["responses"].items() if int(status) < 400}
     for answer in answers.values():

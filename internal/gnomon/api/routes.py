@@ -14,7 +14,7 @@ from webargs.flaskparser import FlaskParser
 from werkzeug.routing import BaseConverter
 
 from gnomon.api.access import Needed, Open, needs
-from gnomon.api.openapi import OPEN
+from gnomon.api.openapi import OPEN, OWN
 from gnomon.api.problems import DETAILS, Refused
 from gnomon.api.schemas.explain import MAX_ERRORS, explain
 from gnomon.api.schemas.fields import UNKNOWN
@@ -74,8 +74,11 @@ class Routes(flask_smorest.Blueprint):  # type: ignore[misc]
         It is documented as the operation of the view's name. One that reads no query is asked without.
         """
         needed = role or (Role.READ if set(options.get("methods", ["GET"])) == {"GET"} else Role.WRITE)
-        register: Callable[[View], View] = super().route(rule, **options)
-        marks = {OPEN: True} if needed is Open.TO_ALL else {}
+        taken = options.pop("parameters", ())
+        in_path = [parameter for parameter in taken if parameter["in"] == "path"]
+        register: Callable[[View], View] = super().route(rule, parameters=in_path, **options)
+        # those of the path would be documented for its other methods too
+        marks = {OWN: [parameter for parameter in taken if parameter["in"] != "path"], OPEN: needed is Open.TO_ALL}
 
         def serve(view: View) -> View:
             asked = view if hasattr(view, READS_QUERY) else _without_query(view)

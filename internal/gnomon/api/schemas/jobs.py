@@ -198,6 +198,12 @@ class CreatedJob(ChangedJob):
     schedule_text = fields.String(allow_none=True, metadata={"description": "the schedule in words"})
 
 
+class RehearsedJob(CreatedJob):
+    """A job as it would be created: it has no id yet."""
+
+    sometimes = frozenset((*CreatedJob.sometimes, "id"))
+
+
 READ_ONLY = tuple(name for name in CreatedJob._declared_fields if name not in JobPatch._declared_fields)
 
 
