@@ -106,6 +106,7 @@ def _serve(database_url: str, port: int, threads: int) -> None:
         app = create_app(
             service=world.service,
             creations=world.creations,
+            imports=world.imports,
             repeats=world.repeats,
             history=world.history,
             instances=world.instances,

@@ -41,6 +41,7 @@ def make_client(
     app = create_app(
         service=world.service,
         creations=world.creations,
+        imports=world.imports,
         repeats=world.repeats,
         history=world.history,
         instances=world.instances,

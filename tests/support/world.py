@@ -10,6 +10,7 @@ from sqlalchemy import Row, text
 from gnomon.api.access import acting
 from gnomon.job.creations import Creations
 from gnomon.job.handlers import HandlerSpec
+from gnomon.job.imports import Imports
 from gnomon.job.instance import Identity, Role
 from gnomon.job.model import Execution, Job, State
 from gnomon.job.ports import (
@@ -31,6 +32,7 @@ from gnomon.storage.postgres.engine import create_engine
 from gnomon.storage.postgres.executions import PostgresExecutionStore
 from gnomon.storage.postgres.history import PostgresHistoryStore
 from gnomon.storage.postgres.housekeeping import PostgresHousekeepingStore
+from gnomon.storage.postgres.imports import PostgresImportStore
 from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
 from gnomon.storage.postgres.repeats import PostgresRepeatStore
@@ -93,6 +95,7 @@ class World(Scene):
         self.keys = PostgresKeyStore(self.engine)
         self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history, catalog=self.catalog, seal=SEAL)
         self.creations = Creations(self.service, PostgresCreationStore(self.engine))
+        self.imports = Imports(self.service, PostgresImportStore(self.engine))
         self.repeats = Repeats(PostgresRepeatStore(self.engine))
         self.dispatch = self.scheduler()
         self.executions = self.worker("worker-1")

@@ -36,6 +36,18 @@ def job_answer(job: Job) -> Answer:
     }
 
 
+def export_answer(job: Job) -> Answer:
+    """What an import makes the same job of, but for its secrets."""
+    return {
+        "id": str(job.id),
+        **_definition_answer(job),
+        "status": job.status.value,
+        "pause_reason": job.pause_reason,
+        "paused_until": _instant(job.paused_until),
+        **({} if job.unreadable is None else {"unreadable": job.unreadable}),
+    }
+
+
 def changed_answer(job: Job, warnings: Sequence[str]) -> Answer:
     """The job with what keeps it from running as defined."""
     return {**job_answer(job), "warnings": list(warnings)}

@@ -20,12 +20,14 @@ from gnomon.api import (
     request_log,
     request_targets,
     trail,
+    transfer,
 )
 from gnomon.api.access import Access, Guarded
 from gnomon.api.context import Context
 from gnomon.api.rate_limits import RateLimiter
 from gnomon.api.routes import Document, IdConverter
 from gnomon.job.creations import Creations
+from gnomon.job.imports import Imports
 from gnomon.job.ports import Catalog, HistoryStore, InstanceStore, TrailStore
 from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
@@ -48,6 +50,7 @@ def create_app(
     *,
     service: JobService,
     creations: Creations,
+    imports: Imports,
     repeats: Repeats,
     history: HistoryStore,
     instances: InstanceStore,
@@ -76,6 +79,7 @@ def create_app(
     Context(
         service=service,
         creations=creations,
+        imports=imports,
         repeats=repeats,
         instances=instances,
         catalog=catalog,
@@ -105,7 +109,7 @@ def _register_routes(app: Flask, version: str) -> dict[str, Any]:
     app.config.update(API_TITLE="Gnomon", API_VERSION=version, OPENAPI_VERSION="3.1.0")
     app.url_map.converters["id"] = IdConverter
     document = Document(app, spec_kwargs={"info": {"description": ABOUT}})
-    for module in (jobs, actions, executions, trail, fleet, health):
+    for module in (jobs, transfer, actions, executions, trail, fleet, health):
         document.register_blueprint(module.routes, url_prefix="/v1")
         app.register_blueprint(module.routes, name=f"{module.routes.name}_unversioned")
     app.register_blueprint(docs.routes)

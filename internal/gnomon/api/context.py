@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from flask import Flask, current_app
 
 from gnomon.job.creations import Creations
+from gnomon.job.imports import Imports
 from gnomon.job.ports import Catalog, InstanceStore, TrailStore
 from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
@@ -19,6 +20,7 @@ class Context:
 
     service: JobService
     creations: Creations
+    imports: Imports
     repeats: Repeats
     instances: InstanceStore
     catalog: Catalog

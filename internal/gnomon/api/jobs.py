@@ -1,6 +1,7 @@
 """Jobs and their executions over HTTP."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flask import Response, request
@@ -79,20 +80,22 @@ def create_job(query: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[A
 @routes.response(200, Job(many=True), headers=LINK_HEADER)
 def list_jobs(query: Mapping[str, Any]) -> tuple[list[Answer], Headers]:
     """List jobs, newest first."""
-    listed = [tag for tag in query.get("tags", "").split(",") if tag]
-    page = context().service.list(
-        JobQuery(
-            **part_of(query),
-            status=JobStatus(query["status"]) if "status" in query else None,
-            kind=query.get("type"),
-            tags=(*query.get("tag", ()), *listed),
-            name_contains=query.get("q"),
-            queue=query.get("queue"),
-            next_run_after=instant_of(query, "next_run_after"),
-            next_run_before=instant_of(query, "next_run_before"),
-        )
-    )
+    page = context().service.list(replace(chosen_jobs(query), **part_of(query)))
     return [job_answer(job) for job in page.items], next_page(page)
+
+
+def chosen_jobs(query: Mapping[str, Any]) -> JobQuery:
+    """Those that the filters leave."""
+    listed = [tag for tag in query.get("tags", "").split(",") if tag]
+    return JobQuery(
+        status=JobStatus(query["status"]) if "status" in query else None,
+        kind=query.get("type"),
+        tags=(*query.get("tag", ()), *listed),
+        name_contains=query.get("q"),
+        queue=query.get("queue"),
+        next_run_after=instant_of(query, "next_run_after"),
+        next_run_before=instant_of(query, "next_run_before"),
+    )
 
 
 @routes.route("/jobs/<id:reference>", methods=["GET"], parameters=[REFERENCE])

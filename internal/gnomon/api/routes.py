@@ -153,13 +153,18 @@ def read_body(request: Request) -> Mapping[str, Any]:
     """The JSON object in the body. Raises Refused (400, 413, 415) and InvalidJob."""
     _check_type(request)
     try:
-        value = parse(_whole_body(request))
+        return read_object(_whole_body(request))
     except MalformedJson as error:
         raise Refused(HTTPStatus.BAD_REQUEST, f"the body is not valid JSON: {error}") from error
+
+
+def read_object(text: bytes) -> Mapping[str, Any]:
+    """A JSON object that can be stored. Raises MalformedJson and InvalidJob."""
+    value = parse(text)
     if errors := [*islice(unfit_values(value), MAX_ERRORS)]:
         raise InvalidJob(errors)
     if not isinstance(value, dict):
-        raise InvalidJob.at("", "the body must be a JSON object")
+        raise InvalidJob.at("", "must be a JSON object")
     if errors := doubled_aliases(value):
         raise InvalidJob(errors)
     return value

@@ -21,6 +21,7 @@ from gnomon.bootstrap.logs import start_logging
 from gnomon.bootstrap.sealing import seal_with
 from gnomon.job.creations import Creations
 from gnomon.job.errors import ConfigurationError, Unavailable
+from gnomon.job.imports import Imports
 from gnomon.job.instance import Role
 from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
@@ -29,6 +30,7 @@ from gnomon.settings import Settings
 from gnomon.storage.postgres.api_keys import PostgresKeyStore
 from gnomon.storage.postgres.creations import PostgresCreationStore
 from gnomon.storage.postgres.history import PostgresHistoryStore
+from gnomon.storage.postgres.imports import PostgresImportStore
 from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
 from gnomon.storage.postgres.migrate import require_latest
@@ -88,6 +90,7 @@ def _make_app(settings: Settings, ends: ExitStack) -> Flask:
     return create_app(
         service=service,
         creations=Creations(service, PostgresCreationStore(engine)),
+        imports=Imports(service, PostgresImportStore(engine)),
         repeats=Repeats(PostgresRepeatStore(engine)),
         history=history,
         instances=instances,

@@ -7,10 +7,11 @@ The verbs of ExecutionStore are the arrows of the state machine in docs/protocol
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 from uuid import UUID
 
 from gnomon.job.api_key import ApiKey, NewKey
+from gnomon.job.errors import GnomonError
 from gnomon.job.handlers import HandlerInfo, HandlerSpec
 from gnomon.job.instance import Identity, Instance
 from gnomon.job.model import Action, Definition, Execution, Job, JobStatus, State, Trigger
@@ -163,6 +164,36 @@ class CreationStore(Protocol):
 
     def rehearse(self, prepare: Callable[[datetime], NewJob]) -> Job:
         """The job as it would be created now; nothing is stored. Raises NameTaken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportStep:
+    """A job that comes in: which one it is, and what makes it of nothing, or of the one that is here.
+
+    `stop` pauses one that was created; called where `status` is STOPPED. All may raise InvalidJob or Conflict.
+    """
+
+    name: str | None
+    job_id: UUID | None
+    prepare: Callable[[datetime], NewJob]
+    replace: Callable[[Job, datetime], JobChange | None]
+    stop: Callable[[Job, datetime], JobChange | None]
+    status: JobStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What became of one: 'created', 'replaced', 'unchanged', or 'refused' for a reason."""
+
+    outcome: Literal["created", "replaced", "unchanged", "refused"]
+    error: GnomonError | None = None
+
+
+class ImportStore(Protocol):
+    """Many jobs at a time."""
+
+    def put(self, steps: Sequence[ImportStep], *, dry_run: bool) -> Sequence[Imported]:
+        """In order, in one transaction, which a dry run rolls back. What is refused changes nothing."""
 
 
 class RunStore(Protocol):

@@ -80,10 +80,17 @@ class JobService:
         """Raises InvalidJob (nothing is stored) and NameTaken."""
         return self._jobs.create(self.prepared(document))
 
-    def prepared(self, document: Mapping[str, Any]) -> Callable[[datetime], NewJob]:
-        """What makes a new job of a document, by a store's clock. It raises InvalidJob."""
+    def prepared(
+        self, document: Mapping[str, Any], *, job_id: UUID | None = None, status: JobStatus = JobStatus.RUNNING
+    ) -> Callable[[datetime], NewJob]:
+        """What makes a new job of a document, by a store's clock. It raises InvalidJob.
+
+        One that is born COMPLETED must have no moment left.
+        """
         known = announced.ask(self._catalog, document)
-        return lambda now: self._born(self._read(document, known, None, now), now)
+        if status is JobStatus.COMPLETED:
+            return lambda now: self._born_complete(self._read(document, known, None, now), now, job_id or uuid4())
+        return lambda now: self._born(self._read(document, known, None, now), now, job_id)
 
     def get(self, reference: str) -> Job:
         """`reference` is an id or `name:` and a name. Raises NotFound."""
@@ -138,17 +145,26 @@ class JobService:
                 return self._replace(before, wanted, if_revision), False
 
     def _replace(self, before: Job, wanted: Mapping[str, Any], if_revision: int | None) -> Job:
-        known = announced.ask(self._catalog, wanted)
+        replacement = self.replacement(wanted)
 
         def decide(job: Job, now: datetime) -> JobChange | None:
             if job.name != before.name:
                 raise NotFound(f"job {job.id} bears another name by now")
             RevisionMismatch.check(job.id, job.revision, if_revision)
+            return replacement(job, now)
+
+        return self._jobs.update(before.id, decide)
+
+    def replacement(self, wanted: Mapping[str, Any]) -> Callable[[Job, datetime], JobChange | None]:
+        """What makes of a job what the whole document says. It raises InvalidJob."""
+        known = announced.ask(self._catalog, wanted)
+
+        def decide(job: Job, now: datetime) -> JobChange | None:
             stored = {} if job.definition is None else write_definition(job.definition, secrets=True)
             definition = self._read(replace_document(stored, wanted), known, job.definition, now)
             return self._as_defined(job, _anchored(definition, job.definition, wanted), now)
 
-        return self._jobs.update(before.id, decide)
+        return decide
 
     def warnings(self, job: Job) -> Sequence[str]:
         """What keeps the job from running as defined: a handler that no worker has now, an address that is closed."""
@@ -271,8 +287,15 @@ class JobService:
         """
         return self._history.list(None if reference is None else self.id_of(reference), query)
 
-    def _born(self, definition: Definition, now: datetime) -> NewJob:
-        job_id = uuid4()
+    def _born_complete(self, definition: Definition, now: datetime, job_id: UUID) -> NewJob:
+        timing = definition.timing
+        if first_run(timing, now, shift=timing.shift(job_id)) is not None:
+            raise InvalidJob.at("/status", "is COMPLETED, but the schedule has moments left", "leave it out")
+        stored = sealed(definition, job_id=job_id, seal=self._seal)
+        return NewJob(id=job_id, definition=stored, next_run=None)
+
+    def _born(self, definition: Definition, now: datetime, job_id: UUID | None = None) -> NewJob:
+        job_id = job_id or uuid4()
         stored = sealed(definition, job_id=job_id, seal=self._seal)
         return NewJob(id=job_id, definition=stored, next_run=_first_run(job_id, definition, now, now))
 
@@ -367,6 +390,11 @@ def _paused(job: Job, now: datetime, reason: str | None, until: datetime | None)
         pause_reason=reason,
         paused_until=until,
     )
+
+
+def stopped_at_birth(job: Job, now: datetime, *, reason: str | None, until: datetime | None) -> JobChange | None:
+    """A new job paused as another was; one whose pause would be over by now is not."""
+    return None if until is not None and until <= now else _paused(job, now, reason, until)
 
 
 def _resumed(job: Job, now: datetime) -> JobChange | None:

@@ -225,8 +225,8 @@ class CreationQuery(Input):
     )
 
 
-class JobListQuery(PageQuery):
-    """Which jobs to list."""
+class JobFilters(Input):
+    """Which jobs."""
 
     status = Text(validate=choice(JobStatus))
     type = Text()
@@ -239,6 +239,10 @@ class JobListQuery(PageQuery):
     queue = Text(metadata={"description": "where executions go: io, or handlers or async for those of handlers"})
     next_run_after = Instant(metadata={"description": "due at this moment or later"})
     next_run_before = Instant(metadata={"description": "due at this moment or earlier"})
+
+
+class JobListQuery(PageQuery, JobFilters):
+    """Which jobs to list."""
 
 
 def canonical(document: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

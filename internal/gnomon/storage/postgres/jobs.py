@@ -82,8 +82,7 @@ class PostgresJobStore:
             change = decide(job, now)
             if change is None:
                 return job
-            _write(connection, job, change, now)
-            announce(connection, change.paused_until or change.next_run)
+            write_change(connection, job, change, now)
             return read_job(connection, job_id)
 
     def delete(self, job_id: UUID, *, if_revision: int | None = None) -> None:
@@ -135,7 +134,8 @@ def locked_job(connection: Connection, job_id: UUID) -> Job:
     return read_job(connection, job_id)
 
 
-def _write(connection: Connection, job: Job, change: JobChange, now: datetime) -> None:
+def write_change(connection: Connection, job: Job, change: JobChange, now: datetime) -> None:
+    """Of a locked job; also announces its next moment. Raises NameTaken."""
     edited = change.definition is not None and change.definition != job.definition
     revision = job.revision + 1 if edited else job.revision
     values: dict[str, Any] = {
@@ -158,6 +158,7 @@ def _write(connection: Connection, job: Job, change: JobChange, now: datetime) -
         _insert_revision(connection, job.id, revision, definition_document(change.definition))
     changed = changed_fields(job.definition, change.definition) if edited and change.definition else ()
     _insert_event(connection, job.id, revision, change.event, changed)
+    announce(connection, change.paused_until or change.next_run)
 
 
 def _select_jobs() -> Select[Any]:
