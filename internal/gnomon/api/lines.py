@@ -1,8 +1,9 @@
 """Bodies of any length, read a line at a time."""
 
+import time
 from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Any
+from typing import IO, Any
 
 from flask import Request
 from gunicorn.http.errors import ParseException
@@ -11,7 +12,7 @@ from werkzeug.exceptions import ClientDisconnected
 from gnomon.api.problems import Refused
 
 NDJSON = "application/x-ndjson"
-PIECE = 65_536
+READ, PIECE = 1_024, 65_536
 ENDLESS = 2**62  # the limit that holds is that of each line
 SOCKET = "gunicorn.socket"
 
@@ -28,32 +29,58 @@ class TooLong(Exception):
     """A line is longer than what a whole body may be elsewhere."""
 
 
-def lines_of(request: Request) -> Iterator[bytes]:
-    """The lines of the body, without their ends. Each piece of 64 KiB has as long to arrive as a request.
+class Patience:
+    """How long a client may keep us waiting for a piece of the body: as long as for a whole request.
 
-    Raises Refused, BrokenOff and TooLong.
+    The time that is spent on what has arrived is not the client's. Where no gunicorn serves, there is no limit.
     """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client if hasattr(client, "read_by") else None
+        self.begin()
+
+    def begin(self) -> None:
+        """With a new piece."""
+        self._left = 0.0 if self._client is None else self._client.limits.read
+        self._piece = 0
+
+    def read(self, stream: IO[bytes]) -> bytes:
+        """What has arrived, at most 1 KiB: what a server has gathered when the body breaks off is lost."""
+        began = time.monotonic()
+        if self._client is not None:
+            self._client.read_by = began + self._left
+        data = stream.read(READ)
+        self._left -= time.monotonic() - began
+        self._piece += len(data)
+        if self._piece >= PIECE:
+            self.begin()
+        return data
+
+
+def lines_of(request: Request) -> Iterator[bytes]:
+    """The lines of the body, without their ends. Raises Refused, BrokenOff and TooLong."""
     _check_type(request)
     limit = request.max_content_length or ENDLESS
     request.max_content_length = ENDLESS
-    rest, arrived = b"", 0
-    while piece := _next_piece(request):
-        arrived += len(piece)
-        *complete, rest = (rest + piece).split(b"\n")
-        if max(map(len, [*complete, rest])) > limit:
+    patience, arrived = Patience(request.environ.get(SOCKET)), 0
+    rest = bytearray()
+    while data := _next(request, patience):
+        arrived += len(data)
+        *complete, last = data.split(b"\n")
+        for end in complete:
+            yield bytes(rest + end)
+            rest.clear()
+        rest += last
+        if len(rest) > limit:
             raise TooLong
-        yield from complete
     if arrived < (request.content_length or 0):  # gunicorn takes one that broke off for a short one
         raise BrokenOff(late=False)
-    yield rest
+    yield bytes(rest)
 
 
-def _next_piece(request: Request) -> bytes:
-    client: Any = request.environ.get(SOCKET)
-    if hasattr(client, "expect_request"):
-        client.expect_request()  # the time that earlier lines took is not the client's
+def _next(request: Request, patience: Patience) -> bytes:
     try:
-        return bytes(request.stream.read(PIECE))
+        return patience.read(request.stream)
     except ClientDisconnected as error:
         raise BrokenOff(late=isinstance(error.__context__, TimeoutError)) from error
     except ParseException as error:
