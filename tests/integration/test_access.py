@@ -34,6 +34,8 @@ ROUTES: dict[tuple[str, str], tuple[Role | Open, int]] = {
     ("GET", "/metrics"): (METRICS, 200),
     ("GET", "/jobs"): (READ, 200),
     ("POST", "/jobs"): (WRITE, 415),
+    ("GET", "/jobs/export"): (READ, 200),
+    ("POST", "/jobs/import"): (WRITE, 415),
     ("GET", "/jobs/<reference>"): (READ, 404),
     ("PATCH", "/jobs/<reference>"): (WRITE, 415),
     ("PUT", "/jobs/<reference>"): (WRITE, 415),

@@ -31,6 +31,7 @@ PAGE = 200
 BATCH = 100  # lines in a transaction; jobs that are replaced wait for its end
 MAX_LINES = 1_000_000
 MAX_TOLD = 100
+LINE = ImportedJob()
 LINES = {NDJSON: {"schema": {"type": "string", "description": "a JSON object in each line"}}}
 
 routes = Routes("transfer", __name__, description="All jobs out, and in again")
@@ -160,7 +161,7 @@ def _numbered() -> Iterator[tuple[int, bytes]]:
 
 
 def _step(line: bytes) -> tuple[ImportStep, Mapping[str, str]]:
-    schema = ImportedJob()
+    schema = LINE
     try:
         document = schema.load(read_object(line))
     except MalformedJson as error:

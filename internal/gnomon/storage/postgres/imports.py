@@ -1,16 +1,17 @@
-"""ImportStore on Postgres: many jobs in one transaction, each by itself in a savepoint."""
+"""ImportStore on Postgres: many jobs in one transaction, new ones together, and each of the others in a savepoint."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from gnomon.job.errors import Conflict, InvalidJob, NotFound
 from gnomon.job.model import Job, JobStatus
-from gnomon.job.ports import Imported, ImportStep
+from gnomon.job.ports import Imported, ImportStep, NewJob
 from gnomon.storage.postgres.engine import translated
-from gnomon.storage.postgres.jobs import insert_job, locked_job, write_change
+from gnomon.storage.postgres.jobs import insert_job, insert_jobs, locked_job, write_change
 from gnomon.storage.postgres.sessions import database_clock
 from gnomon.storage.postgres.tables import jobs
 
@@ -24,10 +25,47 @@ class PostgresImportStore:
     def put(self, steps: Sequence[ImportStep], *, dry_run: bool) -> Sequence[Imported]:
         """Dispatch passes over the jobs it has replaced until the transaction ends: a batch should be small."""
         with translated(), self._engine.connect() as connection, connection.begin() as transaction:
-            done = [_put_alone(connection, step) for step in steps]
+            created = _create_together(connection, _new_ones(connection, steps))
+            done = [created.get(place) or _put_alone(connection, step) for place, step in enumerate(steps)]
             if dry_run:
                 transaction.rollback()
             return done
+
+
+def _new_ones(connection: Connection, steps: Sequence[ImportStep]) -> Mapping[int, ImportStep]:
+    """By their place, those that surely mean no job that is here, and no other of these steps."""
+    names = [step.name for step in steps if step.name is not None]
+    ids = [step.job_id for step in steps if step.job_id is not None]
+    known = select(jobs.c.id, jobs.c.name).where(or_(jobs.c.name.in_(names), jobs.c.id.in_(ids)))
+    taken: set[object] = {value for row in connection.execute(known) for value in row}
+    often = Counter([*names, *ids])
+    return {
+        place: step
+        for place, step in enumerate(steps)
+        if step.status is JobStatus.RUNNING
+        and all(value not in taken and often[value] == 1 for value in (step.name, step.job_id) if value is not None)
+    }
+
+
+def _create_together(connection: Connection, steps: Mapping[int, ImportStep]) -> dict[int, Imported]:
+    """What became of them; nothing where another request was quicker with one: each is then tried by itself."""
+    done: dict[int, Imported] = {}
+    born: list[NewJob] = []
+    now = database_clock(connection)
+    for place, step in steps.items():
+        try:
+            born.append(step.prepare(now))
+        except (InvalidJob, Conflict) as error:
+            done[place] = Imported(outcome="refused", error=error)
+        else:
+            done[place] = Imported(outcome="created")
+    try:
+        with connection.begin_nested():
+            if born:
+                insert_jobs(connection, born, now)
+    except IntegrityError:
+        return {}
+    return done
 
 
 def _put_alone(connection: Connection, step: ImportStep) -> Imported:

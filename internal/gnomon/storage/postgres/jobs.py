@@ -100,25 +100,34 @@ def insert_job(connection: Connection, prepare: Callable[[datetime], NewJob]) ->
     now = database_clock(connection)
     new = prepare(now)
     try:
-        connection.execute(
-            insert(jobs).values(
-                id=new.id,
-                status=JobStatus.RUNNING.value,
-                revision=1,
-                next_run=new.next_run,
-                created_at=now,
-                updated_at=now,
-                created_by=principal_of(connection),
-                **definition_columns(new.definition),
-            )
-        )
+        insert_jobs(connection, [new], now)
     except IntegrityError as error:
         raise _name_taken(error, new.definition.name) from error
-    _insert_revision(connection, new.id, 1, definition_document(new.definition))
-    _insert_event(connection, new.id, 1, Event(action=Action.CREATED, owed_from=now))
-    announce(connection, new.next_run)
-    check_jobs(connection)
     return read_job(connection, new.id)
+
+
+def insert_jobs(connection: Connection, born: Sequence[NewJob], now: datetime) -> None:
+    """As insert_job, for any number of them. Raises IntegrityError where one can't be, and QuotaExceeded."""
+    rows = [
+        {
+            "id": new.id,
+            "status": JobStatus.RUNNING.value,
+            "revision": 1,
+            "next_run": new.next_run,
+            "created_at": now,
+            "updated_at": now,
+            "created_by": principal_of(connection),
+            **definition_columns(new.definition),
+        }
+        for new in born
+    ]
+    revisions = [{"job_id": new.id, "revision": 1, "definition": definition_document(new.definition)} for new in born]
+    event = Event(action=Action.CREATED, owed_from=now)
+    connection.execute(insert(jobs), rows)
+    connection.execute(insert(job_revisions), revisions)
+    connection.execute(insert(job_events), [_event_row(connection, new.id, 1, event) for new in born])
+    announce(connection, min((new.next_run for new in born if new.next_run is not None), default=None))
+    check_jobs(connection)
 
 
 def read_job(connection: Connection, job_id: UUID) -> Job:
@@ -258,18 +267,22 @@ def _insert_revision(connection: Connection, job_id: UUID, revision: int, defini
 def _insert_event(
     connection: Connection, job_id: UUID, revision: int, event: Event, changed: Sequence[str] = ()
 ) -> None:
-    connection.execute(
-        insert(job_events).values(
-            job_id=job_id,
-            action=event.action.value,
-            revision=revision,
-            owed_from=event.owed_from,
-            owed_until=event.owed_until,
-            reason=event.reason,
-            principal=principal_of(connection),
-            changed=list(changed),
-        )
-    )
+    connection.execute(insert(job_events), _event_row(connection, job_id, revision, event, changed))
+
+
+def _event_row(
+    connection: Connection, job_id: UUID, revision: int, event: Event, changed: Sequence[str] = ()
+) -> dict[str, Any]:
+    return {
+        "job_id": job_id,
+        "action": event.action.value,
+        "revision": revision,
+        "owed_from": event.owed_from,
+        "owed_until": event.owed_until,
+        "reason": event.reason,
+        "principal": principal_of(connection),
+        "changed": list(changed),
+    }
 
 
 def _name_taken(error: IntegrityError, name: str | None) -> Exception:
