@@ -21,6 +21,9 @@ from support.world import World
 from gnomon.job.document import format_instant
 from gnomon.job.errors import Unavailable
 from gnomon.job.handlers import HandlerSpec
+from gnomon.job.quotas import Quotas
+from gnomon.storage.postgres.imports import PostgresImportStore
+from gnomon.storage.postgres.quotas import limited_by
 
 NDJSON = "application/x-ndjson"
 EMPTY = "truncate jobs, job_revisions, job_events, executions, attempts cascade"
@@ -262,6 +265,15 @@ def test_id_of_a_deleted_job_is_not_given_again(client: FlaskClient) -> None:
     client.delete(f"/v1/jobs/{job['id']}")
     (error,) = imported(client, [{**HOURLY, "id": job["id"]}])["errors"]
     assert "was deleted here" in error["detail"]
+
+
+def test_no_more_jobs_come_in_than_the_quota_allows(client: FlaskClient, world: World) -> None:
+    store = PostgresImportStore(limited_by(world.engine, Quotas(jobs=3)))
+    world.imports.put = store.put  # type: ignore[method-assign]
+    answer = imported(client, [{**HOURLY, "name": f"job-{number}"} for number in range(5)])
+    assert (answer["created"], answer["refused"]) == (3, 2)
+    assert [error["line"] for error in answer["errors"]] == [4, 5]
+    assert "limits.jobs" in answer["errors"][0]["detail"]
 
 
 def test_body_must_be_lines_of_json(client: FlaskClient) -> None:

@@ -7,11 +7,12 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from gnomon.job.errors import Conflict, InvalidJob, NotFound
+from gnomon.job.errors import Conflict, InvalidJob, NotFound, QuotaExceeded
 from gnomon.job.model import Job, JobStatus
 from gnomon.job.ports import Imported, ImportStep, NewJob
 from gnomon.storage.postgres.engine import translated
 from gnomon.storage.postgres.jobs import insert_job, insert_jobs, locked_job, write_change
+from gnomon.storage.postgres.quotas import create_alone
 from gnomon.storage.postgres.sessions import database_clock
 from gnomon.storage.postgres.tables import jobs
 
@@ -25,6 +26,7 @@ class PostgresImportStore:
     def put(self, steps: Sequence[ImportStep], *, dry_run: bool) -> Sequence[Imported]:
         """Dispatch passes over the jobs it has replaced until the transaction ends: a batch should be small."""
         with translated(), self._engine.connect() as connection, connection.begin() as transaction:
+            create_alone(connection)
             created = _create_together(connection, _new_ones(connection, steps))
             done = [created.get(place) or _put_alone(connection, step) for place, step in enumerate(steps)]
             if dry_run:
@@ -48,7 +50,7 @@ def _new_ones(connection: Connection, steps: Sequence[ImportStep]) -> Mapping[in
 
 
 def _create_together(connection: Connection, steps: Mapping[int, ImportStep]) -> dict[int, Imported]:
-    """What became of them; nothing where another request was quicker with one: each is then tried by itself."""
+    """What became of them; nothing where one of them can't be created: each is then tried by itself."""
     done: dict[int, Imported] = {}
     born: list[NewJob] = []
     now = database_clock(connection)
@@ -63,7 +65,7 @@ def _create_together(connection: Connection, steps: Mapping[int, ImportStep]) ->
         with connection.begin_nested():
             if born:
                 insert_jobs(connection, born, now)
-    except IntegrityError:
+    except (IntegrityError, QuotaExceeded):
         return {}
     return done
 

@@ -39,8 +39,15 @@ def quotas_of(connection: Connection) -> Quotas:
     return found
 
 
+def create_alone(connection: Connection) -> None:
+    """Before several jobs are created in one transaction: where there is a limit, nobody else does until it ends."""
+    quotas = quotas_of(connection)
+    if quotas.jobs or quotas.jobs_per_key:
+        connection.execute(ALONE)
+
+
 def check_jobs(connection: Connection) -> None:
-    """After a job was created, the only one of the transaction.
+    """After jobs were created: one in the transaction, or several after `create_alone`.
 
     Raises QuotaExceeded, and Contended where others have come near the limit just now. Counted anew under the lock:
     only then all is seen that was created before.
