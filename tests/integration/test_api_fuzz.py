@@ -3,6 +3,7 @@
 SCHEMATHESIS_SEED in the environment repeats a run; the seed is printed when something is found.
 """
 
+import json
 import os
 import random
 import threading
@@ -83,6 +84,13 @@ ORDINARY: Mapping[str, Any] = {
     "JobPatch": {"type": "object", "properties": POLICIES, "additionalProperties": False},
     "JobPut": {"type": "object", "properties": POLICIES, "additionalProperties": False},
 }
+
+
+@schemathesis.serializer("application/x-ndjson")
+def as_lines(_context: object, value: object) -> bytes:
+    """What schemathesis can't send by itself."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode(errors="replace")
 
 
 @pytest.mark.parametrize("keyed", [False, True], ids=["without a key", "with a key"])

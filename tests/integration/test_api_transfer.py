@@ -355,6 +355,7 @@ def test_import_that_is_broken_off_by_the_database_is_repeated(client: FlaskClie
 )
 def test_memory_does_not_grow_with_the_number_of_jobs(server: ApiServer, world: World, count: int, size: int) -> None:
     url = f"http://127.0.0.1:{server.port}/v1/jobs"
+    requests.get(f"{url}/export", timeout=60)  # so there is a worker
     worker = int(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()[0])
 
     def peak_of(number: int) -> int:

@@ -32,7 +32,7 @@ BATCH = 100  # lines in a transaction; jobs that are replaced wait for its end
 MAX_LINES = 1_000_000
 MAX_TOLD = 100
 LINE = ImportedJob()
-LINES = {NDJSON: {"schema": {"type": "string", "description": "a JSON object in each line"}}}
+LINES = {NDJSON: {"schema": {"description": "a JSON object in each line"}}}
 
 routes = Routes("transfer", __name__, description="All jobs out, and in again")
 
