@@ -98,6 +98,7 @@ LOOPBACK_4 = IPv4Address("127.0.0.1")
 # own language; so browsers refuse them (the Fetch standard's "bad ports"), and so do we, with those of databases,
 # caches and brokers. What speaks HTTP itself is not here: whether that may be called is a matter of addresses.
 PORTS: Mapping[int, str] = {
+    0: "nobody",
     **dict.fromkeys((1, 7, 9, 11, 13, 15, 17, 19, 37, 42, 43, 77, 79, 87, 95, 101, 102, 103, 104), "an old service"),
     **dict.fromkeys((113, 115, 117, 427, 512, 513, 514, 526, 530, 531, 532, 540, 548, 556), "an old service"),
     **dict.fromkeys((20, 21, 69, 989, 990), "FTP"),
