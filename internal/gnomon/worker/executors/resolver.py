@@ -17,6 +17,7 @@ from ipaddress import ip_address
 MAX_LOOKUPS = 128  # at a time, in a thread each
 REMEMBERED_SECONDS = 60.0  # what libcurl uses, too: the system's resolver does not tell how long an answer is good for
 MAX_REMEMBERED = 10_000
+MAX_ADDRESSES = 32  # of one host: the rest would be tried in vain, too
 
 Addresses = tuple[str, ...]
 
@@ -99,7 +100,7 @@ async def _in_thread(lookup: Callable[[str], Addresses], host: str) -> Addresses
 
     def run() -> None:
         try:
-            result: Addresses | str = lookup(host) or "it has no address"
+            result: Addresses | str = lookup(host)[:MAX_ADDRESSES] or "it has no address"
         except OSError as error:
             result = (error.strerror or "the lookup failed").lower()
         except Exception as error:  # a name the system's resolver chokes on
