@@ -28,6 +28,7 @@ OPERATIONS = {
     for method, operation in item.items()
 }
 RECORDING = "RECORD_EXAMPLES" in os.environ
+DURATIONS = ("lateness_seconds", "duration_seconds", "oldest_age_seconds", "median", "p95", "p99", "max")
 CHANGING = (
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "an id"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", "an instant"),
@@ -133,9 +134,7 @@ def steady(value: Any) -> Any:
     match value:
         case dict():
             return {
-                key: "a duration"
-                if key in ("lateness_seconds", "duration_seconds") and below is not None
-                else steady(below)
+                key: "a duration" if key in DURATIONS and isinstance(below, int | float) else steady(below)
                 for key, below in value.items()
             }
         case list():

@@ -414,13 +414,23 @@ def test_put_merges(client: FlaskClient) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
-    [("status", "STOPPED", "POST /jobs/{id}/pause"), ("id", NOBODY, "leave it out"), ("nane", "x", "'name'")],
+    [("status", "COMPLETED", "follows by itself"), ("id", NOBODY, "leave it out"), ("nane", "x", "'name'")],
 )
 def test_put_of_what_it_can_not_change_is_refused(client: FlaskClient, field: str, value: str, words: str) -> None:
     job = created(client)
     error = only_error(client.put(f"/jobs/{job['id']}", json={field: value}))
     assert error["pointer"] == f"/{field}"
     assert words in error["hint"]
+
+
+def test_put_of_another_status_pauses_and_resumes(client: FlaskClient) -> None:
+    job = created(client)
+    path = f"/jobs/{job['id']}"
+    stopped = client.put(path, json={"status": "STOPPED", "tags": ["x"]}, headers={"If-Match": '"1"'})
+    assert (stopped.status_code, stopped.headers["ETag"]) == (200, '"2"')
+    assert (stopped.get_json()["status"], stopped.get_json()["tags"]) == ("STOPPED", ["x"])
+    running = client.put(path, json={**stopped.get_json(), "status": "RUNNING"}).get_json()
+    assert (running["status"], running["revision"]) == ("RUNNING", 2)
 
 
 def test_if_match_compares_the_revision(client: FlaskClient) -> None:

@@ -8,10 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.aging import let_pass
 from support.books import unbalanced_moments
-from support.world import World, record
+from support.world import HTTP_JOB, World, record
 
+from gnomon.job.bulk import Act, Bulk
 from gnomon.job.errors import Conflict, InvalidJob, NotFound
 from gnomon.job.model import Job, State
+from gnomon.job.ports import JobQuery
 
 # Hours pass, so that what a cron rule means does not change with the age of things.
 HOURS = st.integers(1, 30)
@@ -21,6 +23,7 @@ SCHEDULES = (
     {"interval_seconds": 600},
     {"delay_seconds": 1800},
 )
+NAME = "nightly"
 Step = Callable[[World, Job], None]
 
 
@@ -38,6 +41,39 @@ def _pass_and_dispatch(hours: int) -> Step:
 
 def _edit(document: dict[str, object]) -> Step:
     return lambda world, job: _ask(lambda: world.service.update(str(job.id), document))
+
+
+def _put(document: dict[str, object]) -> Step:
+    """By its name, as a whole; one that was deleted is made anew, and the books of the old one stay closed."""
+    whole = {"type": "HTTP", "http_job": HTTP_JOB, **document}
+    return lambda world, job: _ask(lambda: world.service.put(NAME, whole))
+
+
+def _in_bulk(act: Callable[[World], Act]) -> Step:
+    query = JobQuery(kind="HTTP", limit=10)
+    return lambda world, job: _ask(lambda: Bulk(world.service, world.overview).act(query, act(world), expected=None))
+
+
+def _pause_one(world: World) -> Act:
+    def act(job: Job) -> None:
+        world.service.pause(str(job.id), if_revision=job.revision)
+
+    return act
+
+
+def _resume_one(world: World) -> Act:
+    def act(job: Job) -> None:
+        world.service.resume(str(job.id), if_revision=job.revision)
+
+    return act
+
+
+def _run_one(world: World) -> Act:
+    return lambda job: world.service.run_now(str(job.id), may_wait=True).execution.id
+
+
+def _delete_one(world: World) -> Act:
+    return lambda job: world.service.delete(str(job.id), if_revision=job.revision)
 
 
 def _dispatch(world: World, job: Job) -> None:
@@ -104,13 +140,15 @@ STEPS = st.one_of(
         [_dispatch, _finish, _claim_and_fail, _cancel_all, _pause, _pause_for_an_hour, _resume, _run, _backfill]
     ),
     st.sampled_from([_pause, _resume, _finish, _delete]),
+    st.sampled_from([*SCHEDULES, {"cron_schedule": "30 * * * *", "overlap": "queue"}]).map(_put),
+    st.sampled_from([_pause_one, _resume_one, _run_one, _delete_one]).map(_in_bulk),
 )
 
 
 def _play(world: World, schedule: dict[str, object], policies: dict[str, object], steps: list[Step]) -> None:
     for table in ("jobs", "job_events", "executions", "idempotency_keys"):
         world.sql(f"delete from {table}")
-    job = world.create(**schedule, **policies)
+    job = world.create(**schedule, **policies, name=NAME)
     for step in [*steps, _dispatch]:
         step(world, job)
         assert unbalanced_moments(world, job.id) == {}

@@ -108,6 +108,7 @@ def _serve(database_url: str, port: int, threads: int) -> None:
             creations=world.creations,
             imports=world.imports,
             repeats=world.repeats,
+            overview=world.overview,
             history=world.history,
             instances=world.instances,
             catalog=world.catalog,

@@ -43,6 +43,7 @@ def make_client(
         creations=world.creations,
         imports=world.imports,
         repeats=world.repeats,
+        overview=world.overview,
         history=world.history,
         instances=world.instances,
         catalog=world.catalog,

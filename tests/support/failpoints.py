@@ -45,6 +45,7 @@ from gnomon.job.ports import (
     InstanceStore,
     JobStore,
     KeyStore,
+    OverviewStore,
     PlanBatch,
     RepeatStore,
     RunStore,
@@ -249,6 +250,7 @@ WITHOUT_POINTS: Mapping[type, set[str]] = {
     RunStore: set(),
     RepeatStore: {"matching"},
     HistoryStore: {"get", "list", "tallies"},
+    OverviewStore: {"count_jobs", "count_executions", "queues", "stats", "evidence"},
     HousekeepingStore: {
         "untidy_jobs",
         "drop_revisions",

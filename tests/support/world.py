@@ -35,6 +35,7 @@ from gnomon.storage.postgres.housekeeping import PostgresHousekeepingStore
 from gnomon.storage.postgres.imports import PostgresImportStore
 from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
+from gnomon.storage.postgres.overview import PostgresOverviewStore
 from gnomon.storage.postgres.repeats import PostgresRepeatStore
 from gnomon.storage.postgres.runs import PostgresRunStore
 from gnomon.storage.postgres.sessions import acting_for
@@ -96,6 +97,7 @@ class World(Scene):
         self.service = JobService(jobs=self.jobs, runs=self.runs, history=self.history, catalog=self.catalog, seal=SEAL)
         self.creations = Creations(self.service, PostgresCreationStore(self.engine))
         self.imports = Imports(self.service, PostgresImportStore(self.engine))
+        self.overview = PostgresOverviewStore(self.engine)
         self.repeats = Repeats(PostgresRepeatStore(self.engine))
         self.dispatch = self.scheduler()
         self.executions = self.worker("worker-1")

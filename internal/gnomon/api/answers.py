@@ -1,16 +1,20 @@
 """Values of the courtyard as the documents that are answered."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from gnomon.job.bulk import Chosen, Outcome
 from gnomon.job.document import format_instant, plain_seconds, write_definition
 from gnomon.job.handlers import HandlerInfo
 from gnomon.job.instance import Instance
-from gnomon.job.model import Attempt, Execution, Job, State
+from gnomon.job.model import Attempt, Execution, Job, JobStatus, State
+from gnomon.job.overview import QueueDepth, Spread, Stats
 from gnomon.job.ports import Entry, Repeatable, Repeated
+from gnomon.job.preview import Preview
 from gnomon.job.schedule import describe
 from gnomon.job.service import upcoming
+from gnomon.job.why import Reason
 
 Answer = dict[str, Any]
 
@@ -59,6 +63,18 @@ def created_answer(job: Job, warnings: Sequence[str]) -> Answer:
         **changed_answer(job, warnings),
         "next_runs": [_instant(moment) for moment in upcoming(job, 5)],
         "schedule_text": None if job.definition is None else describe(job.definition.timing.schedule),
+    }
+
+
+def preview_answer(found: Preview) -> Answer:
+    """What a schedule would do, by the clocks of its zone too."""
+    return {
+        "schedule_text": found.words,
+        "timezone": found.zone.key,
+        "runs": [
+            {"at": _instant(moment), "local": moment.astimezone(found.zone).isoformat()} for moment in found.moments
+        ],
+        "warnings": list(found.warnings),
     }
 
 
@@ -122,6 +138,97 @@ def handler_answer(handler: HandlerInfo) -> Answer:
         "last_seen_at": _instant(handler.last_seen_at),
         "alive": handler.alive,
     }
+
+
+def chosen_answer(action: str, found: Chosen) -> Answer:
+    """To which jobs it would be done."""
+    return {
+        "action": action,
+        "dry_run": True,
+        "count": found.count,
+        "sample": [job_answer(job) for job in found.newest],
+    }
+
+
+def bulk_answer(action: str, outcome: Outcome) -> Answer:
+    """To which jobs it was done, and to which not."""
+    return {
+        "action": action,
+        "dry_run": False,
+        "count": outcome.matched,
+        "done": [
+            {**_named(one.job), "execution_id": None if one.execution_id is None else str(one.execution_id)}
+            for one in outcome.done
+        ],
+        "refused": [{**_named(one.job), "code": one.code, "reason": one.reason} for one in outcome.refused],
+        "cursor": outcome.cursor,
+    }
+
+
+def why_answer(job: Job, at: datetime, found: Sequence[Reason]) -> Answer:
+    """What holds of a job, and what became of its executions, in sentences."""
+    return {
+        "job_id": str(job.id),
+        "at": _instant(at),
+        "reasons": [
+            {
+                "code": reason.code,
+                "text": reason.text,
+                "execution_id": None if reason.execution_id is None else str(reason.execution_id),
+            }
+            for reason in found
+        ],
+    }
+
+
+def queue_answer(name: str, depth: QueueDepth | None, workers: int) -> Answer:
+    """What is unfinished of a queue (None: nothing), and who takes from it."""
+    oldest = None if depth is None else depth.oldest_due_at
+    age = None if depth is None or oldest is None else max(depth.at - oldest, timedelta(0))
+    return {
+        "name": name,
+        "workers": workers,
+        "due": 0 if depth is None else depth.due,
+        "sent": 0 if depth is None else depth.sent,
+        "later": 0 if depth is None else depth.later,
+        "waiting": 0 if depth is None else depth.waiting,
+        "running": 0 if depth is None else depth.running,
+        "oldest_due_at": _instant(oldest),
+        "oldest_age_seconds": None if age is None else plain_seconds(age),
+    }
+
+
+def stats_answer(stats: Stats, window: timedelta) -> Answer:
+    """How it goes."""
+    return {
+        "at": _instant(stats.at),
+        "window_seconds": plain_seconds(window),
+        "jobs": {
+            **{status.value: stats.jobs.get(status, 0) for status in JobStatus},
+            "held": stats.held,
+            "overdue": stats.overdue,
+        },
+        "executions": {state.value: stats.executions[state] for state in State},
+        "counted": stats.counted,
+        "complete": stats.complete,
+        "lateness_seconds": _spread(stats.lateness),
+        "duration_seconds": _spread(stats.duration),
+    }
+
+
+def _spread(spread: Spread | None) -> Answer | None:
+    if spread is None:
+        return None
+    return {
+        "median": plain_seconds(spread.median),
+        "p95": plain_seconds(spread.p95),
+        "p99": plain_seconds(spread.p99),
+        "max": plain_seconds(spread.longest),
+    }
+
+
+def _named(job: Job) -> Answer:
+    return {"id": str(job.id), "name": job.name}
 
 
 def repeatable_answer(found: Repeatable) -> Answer:

@@ -7,10 +7,12 @@ from flask import Flask, Response
 
 from gnomon.api import (
     actions,
+    bulk,
     docs,
     executions,
     fleet,
     health,
+    insight,
     jobs,
     metrics,
     openapi,
@@ -19,6 +21,7 @@ from gnomon.api import (
     request_ids,
     request_log,
     request_targets,
+    schedules,
     trail,
     transfer,
 )
@@ -28,7 +31,7 @@ from gnomon.api.rate_limits import RateLimiter
 from gnomon.api.routes import Document, IdConverter
 from gnomon.job.creations import Creations
 from gnomon.job.imports import Imports
-from gnomon.job.ports import Catalog, HistoryStore, InstanceStore, TrailStore
+from gnomon.job.ports import Catalog, HistoryStore, InstanceStore, OverviewStore, TrailStore
 from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
 
@@ -52,6 +55,7 @@ def create_app(
     creations: Creations,
     imports: Imports,
     repeats: Repeats,
+    overview: OverviewStore,
     history: HistoryStore,
     instances: InstanceStore,
     catalog: Catalog,
@@ -81,6 +85,7 @@ def create_app(
         creations=creations,
         imports=imports,
         repeats=repeats,
+        overview=overview,
         instances=instances,
         catalog=catalog,
         trail=trail,
@@ -109,7 +114,7 @@ def _register_routes(app: Flask, version: str) -> dict[str, Any]:
     app.config.update(API_TITLE="Gnomon", API_VERSION=version, OPENAPI_VERSION="3.1.0")
     app.url_map.converters["id"] = IdConverter
     document = Document(app, spec_kwargs={"info": {"description": ABOUT}})
-    for module in (jobs, transfer, actions, executions, trail, fleet, health):
+    for module in (jobs, bulk, transfer, actions, schedules, executions, insight, trail, fleet, health):
         document.register_blueprint(module.routes, url_prefix="/v1")
         app.register_blueprint(module.routes, name=f"{module.routes.name}_unversioned")
     app.register_blueprint(docs.routes)

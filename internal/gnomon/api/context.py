@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from flask import Flask, current_app
 
+from gnomon.job.bulk import Bulk
 from gnomon.job.creations import Creations
 from gnomon.job.imports import Imports
-from gnomon.job.ports import Catalog, InstanceStore, TrailStore
+from gnomon.job.ports import Catalog, InstanceStore, OverviewStore, TrailStore
 from gnomon.job.repeats import Repeats
 from gnomon.job.service import JobService
 
@@ -22,11 +23,17 @@ class Context:
     creations: Creations
     imports: Imports
     repeats: Repeats
+    overview: OverviewStore
     instances: InstanceStore
     catalog: Catalog
     trail: TrailStore
     ready: Callable[[], None]
     version: str
+
+    @property
+    def bulk(self) -> Bulk:
+        """What does one thing to many jobs."""
+        return Bulk(self.service, self.overview)
 
     def attach(self, app: Flask) -> None:
         """Makes it the context of this app."""

@@ -1,11 +1,13 @@
 """Definitions as clients write them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+from uuid import UUID
 
 from gnomon.job.document import PAYLOAD, Whole
 from gnomon.job.errors import FieldError, InvalidJob
 from gnomon.job.model import Job, JobStatus
+from gnomon.job.service import JobService
 
 
 def with_whole_payload(document: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -25,6 +27,21 @@ def as_written(error: InvalidJob, used: Mapping[str, str]) -> InvalidJob:
 def _pointer_as_written(pointer: str, used: Mapping[str, str]) -> str:
     root, first, *rest = pointer.split("/", 2) if pointer else ("", "")
     return "/".join([root, used.get(first, first), *rest]) if first else pointer
+
+
+def status_change(document: Mapping[str, Any], job: Job) -> Callable[[JobService, UUID, int], Job] | None:
+    """What gives the job the status that the document has, if it has another one than the job. Raises InvalidJob."""
+    wanted = document.get("status", job.status.value)
+    check_read_only({**document, "status": job.status.value}, job)
+    if wanted == job.status.value:
+        return None
+    if wanted == JobStatus.STOPPED.value:
+        return lambda service, job_id, revision: service.pause(str(job_id), if_revision=revision)
+    if wanted == JobStatus.RUNNING.value:
+        return lambda service, job_id, revision: service.resume(str(job_id), if_revision=revision)
+    raise InvalidJob.at(
+        "/status", f"is {job.status.value}: only RUNNING and STOPPED can be asked for", "COMPLETED follows by itself"
+    )
 
 
 def check_read_only(document: Mapping[str, Any], job: Job | None) -> None:

@@ -14,7 +14,7 @@ from gnomon.api.idempotency import (
     requested_answer,
 )
 from gnomon.api.jobs import REFERENCE
-from gnomon.api.paging import LINK_HEADER, Headers, instant_of, next_page, part_of
+from gnomon.api.paging import LIST_HEADERS, Headers, instant_of, next_page, part_of, total
 from gnomon.api.problems import REPLAYED
 from gnomon.api.routes import Routes
 from gnomon.api.schemas.executions import AllExecutionsQuery, Execution, ExecutionListQuery, RetryQuery
@@ -39,7 +39,7 @@ routes = Routes("executions", __name__, description="What became of jobs")
 
 @routes.route("/jobs/<reference>/executions", methods=["GET"], parameters=[REFERENCE])
 @routes.arguments(ExecutionListQuery, location="query")
-@routes.response(200, Execution(many=True), headers=LINK_HEADER)
+@routes.response(200, Execution(many=True), headers=LIST_HEADERS)
 def list_executions_of_job(query: Mapping[str, Any], reference: str) -> tuple[list[Answer], Headers]:
     """List the executions of a job, newest first; those of a deleted job by its id."""
     return _listed(reference, query)
@@ -47,7 +47,7 @@ def list_executions_of_job(query: Mapping[str, Any], reference: str) -> tuple[li
 
 @routes.route("/executions", methods=["GET"])
 @routes.arguments(AllExecutionsQuery, location="query")
-@routes.response(200, Execution(many=True), headers=LINK_HEADER)
+@routes.response(200, Execution(many=True), headers=LIST_HEADERS)
 def list_executions(query: Mapping[str, Any]) -> tuple[list[Answer], Headers]:
     """List the executions of all jobs, newest first. `state=FAILED` is the list of what was given up."""
     return _listed(query.get("job_id"), query)
@@ -128,17 +128,21 @@ def _job_id(text: str | None) -> UUID | None:
 
 
 def _listed(reference: str | None, query: Mapping[str, Any]) -> tuple[list[Answer], Headers]:
-    page = context().service.executions(
-        reference,
-        ExecutionQuery(
-            **part_of(query),
-            states=_states(query),
-            trigger=Trigger(query["trigger"]) if "trigger" in query else None,
-            since=instant_of(query, "scheduled_after"),
-            until=instant_of(query, "scheduled_before"),
-        ),
+    asked = ExecutionQuery(
+        **part_of(query),
+        states=_states(query),
+        trigger=Trigger(query["trigger"]) if "trigger" in query else None,
+        since=instant_of(query, "scheduled_after"),
+        until=instant_of(query, "scheduled_before"),
     )
-    return [execution_answer(execution) for execution in page.items], next_page(page)
+    page = context().service.executions(reference, asked)
+    counted = total(query, lambda: _count(reference, asked))
+    return [execution_answer(execution) for execution in page.items], {**next_page(page), **counted}
+
+
+def _count(reference: str | None, asked: ExecutionQuery) -> int:
+    job_id = None if reference is None else context().service.id_of(reference)
+    return context().overview.count_executions(job_id, asked)
 
 
 def _states(query: Mapping[str, Any]) -> frozenset[State]:

@@ -9,9 +9,10 @@ from flask import Response, request
 from gnomon.api.answers import Answer, changed_answer, created_answer, etag, job_answer
 from gnomon.api.conditions import ETAG_HEADER, IF_MATCH, IF_NONE_MATCH, Condition, condition, if_match
 from gnomon.api.context import context
-from gnomon.api.definitions import as_written, check_read_only, with_whole_payload
+from gnomon.api.definitions import as_written, check_read_only, status_change, with_whole_payload
+from gnomon.api.filters import chosen_jobs
 from gnomon.api.idempotency import IDEMPOTENCY_KEY, LOCATION_HEADER, REPLAYED_HEADER, idempotency_key
-from gnomon.api.paging import LINK_HEADER, Headers, instant_of, next_page, part_of
+from gnomon.api.paging import LIST_HEADERS, Headers, next_page, part_of, total
 from gnomon.api.problems import REPLAYED
 from gnomon.api.routes import JSON, MERGE_PATCH, Routes
 from gnomon.api.schemas.jobs import (
@@ -31,8 +32,7 @@ from gnomon.job.document import NAME as NAMES
 from gnomon.job.document import merge_patch
 from gnomon.job.errors import InvalidJob, NotFound
 from gnomon.job.model import Job as JobValue
-from gnomon.job.model import JobStatus
-from gnomon.job.ports import Created, JobQuery
+from gnomon.job.ports import Created
 from gnomon.job.service import NAME_PREFIX
 
 REFERENCE = {
@@ -77,25 +77,13 @@ def create_job(query: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[A
 
 @routes.route("/jobs", methods=["GET"])
 @routes.arguments(JobListQuery, location="query")
-@routes.response(200, Job(many=True), headers=LINK_HEADER)
+@routes.response(200, Job(many=True), headers=LIST_HEADERS)
 def list_jobs(query: Mapping[str, Any]) -> tuple[list[Answer], Headers]:
     """List jobs, newest first."""
-    page = context().service.list(replace(chosen_jobs(query), **part_of(query)))
-    return [job_answer(job) for job in page.items], next_page(page)
-
-
-def chosen_jobs(query: Mapping[str, Any]) -> JobQuery:
-    """Those that the filters leave."""
-    listed = [tag for tag in query.get("tags", "").split(",") if tag]
-    return JobQuery(
-        status=JobStatus(query["status"]) if "status" in query else None,
-        kind=query.get("type"),
-        tags=(*query.get("tag", ()), *listed),
-        name_contains=query.get("q"),
-        queue=query.get("queue"),
-        next_run_after=instant_of(query, "next_run_after"),
-        next_run_before=instant_of(query, "next_run_before"),
-    )
+    asked = replace(chosen_jobs(query), **part_of(query))
+    page = context().service.list(asked)
+    counted = total(query, lambda: context().overview.count_jobs(asked))
+    return [job_answer(job) for job in page.items], {**next_page(page), **counted}
 
 
 @routes.route("/jobs/<id:reference>", methods=["GET"], parameters=[REFERENCE])
@@ -121,12 +109,17 @@ def patch_job(patch: Mapping[str, Any], reference: str) -> tuple[Answer, Headers
 def put_job(document: Mapping[str, Any], reference: str) -> tuple[Answer, Headers]:
     """Change a job, as older clients do.
 
-    What is left out stays, but a payload is replaced as a whole.
-    The fields that only answers have may be sent back; all but `status` and `id` are ignored.
+    What is left out stays, but a payload is replaced as a whole. Another `status` than the job has pauses or resumes
+    it, after the rest was changed. The other fields that only answers have may be sent back, and are ignored.
     """
-    check_read_only(document, context().service.get(reference))
+    before = context().service.get(reference)
+    act = status_change(document, before)
     given = {key: value for key, value in document.items() if key not in READ_ONLY}
-    return _update(reference, with_whole_payload(given))
+    answer, headers = _update(reference, with_whole_payload(given))
+    if act is None:
+        return answer, headers
+    job = act(context().service, before.id, answer["revision"])
+    return changed_answer(job, answer["warnings"]), etag(job)
 
 
 @routes.route("/jobs/by-name/<name>", methods=["PUT"], parameters=[NAME, IF_MATCH, IF_NONE_MATCH])

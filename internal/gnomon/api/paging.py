@@ -1,6 +1,6 @@
 """Lists that are given a page at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -13,7 +13,15 @@ from gnomon.job.ports import Page
 
 Headers = Mapping[str, str]
 
+TOTAL, CAPPED, COUNTED = "X-Total-Count", "X-Total-Count-Capped", 100_000
 LINK_HEADER = {"Link": {"description": 'rel="next": the next page', "schema": {"type": "string"}}}
+LIST_HEADERS = LINK_HEADER | {
+    TOTAL: {"description": "with count=true: how many match, wherever the page begins", "schema": {"type": "integer"}},
+    CAPPED: {
+        "description": f"true: {COUNTED:,} were counted, and there may be more",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
 
 
 def part_of(query: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,6 +29,14 @@ def part_of(query: Mapping[str, Any]) -> dict[str, Any]:
     if "cursor" in query and query["offset"]:
         raise InvalidJob.at("/offset", "a cursor says already where the page begins", "give one of the two")
     return {"limit": query["limit"], "offset": query["offset"], "cursor": query.get("cursor")}
+
+
+def total(query: Mapping[str, Any], count: Callable[[], int]) -> Headers:
+    """How many match, where the query asks for it."""
+    if not query["count"]:
+        return {}
+    counted = count()
+    return {TOTAL: str(counted), **({CAPPED: "true"} if counted >= COUNTED else {})}
 
 
 def instant_of(given: Mapping[str, Any], name: str) -> datetime | None:

@@ -14,7 +14,7 @@ from marshmallow import ValidationError
 from gnomon.api.answers import Answer, export_answer
 from gnomon.api.context import context
 from gnomon.api.definitions import as_written, with_whole_payload
-from gnomon.api.jobs import chosen_jobs
+from gnomon.api.filters import chosen_jobs
 from gnomon.api.lines import NDJSON, BrokenOff, TooLong, lines_of
 from gnomon.api.problems import Refused
 from gnomon.api.routes import Routes, read_object

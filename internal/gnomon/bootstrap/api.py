@@ -34,6 +34,7 @@ from gnomon.storage.postgres.imports import PostgresImportStore
 from gnomon.storage.postgres.instances import PostgresCatalog, PostgresInstanceStore
 from gnomon.storage.postgres.jobs import PostgresJobStore
 from gnomon.storage.postgres.migrate import require_latest
+from gnomon.storage.postgres.overview import PostgresOverviewStore
 from gnomon.storage.postgres.quotas import limited_by
 from gnomon.storage.postgres.repeats import PostgresRepeatStore
 from gnomon.storage.postgres.runs import PostgresRunStore
@@ -92,6 +93,7 @@ def _make_app(settings: Settings, ends: ExitStack) -> Flask:
         creations=Creations(service, PostgresCreationStore(engine)),
         imports=Imports(service, PostgresImportStore(engine)),
         repeats=Repeats(PostgresRepeatStore(engine)),
+        overview=PostgresOverviewStore(engine),
         history=history,
         instances=instances,
         catalog=PostgresCatalog(engine),

@@ -49,10 +49,14 @@ RANGE = re.compile(r"([^-/#]+)-([^-/#]+)")
 
 @dataclass(frozen=True)
 class CronRule:
-    """A parsed expression. `fixed`: neither the minute nor the hour is a wildcard (`*`, `*/5`)."""
+    """A parsed expression. `fixed`: neither the minute nor the hour is a wildcard (`*`, `*/5`).
+
+    `hourly`: the hour is nothing but `*`.
+    """
 
     template: "croniter[datetime]"
     fixed: bool
+    hourly: bool
 
     def after(self, wall: datetime) -> datetime | None:
         """The first match later than the naive wall-clock time; None when none follows within 50 years."""
@@ -123,6 +127,7 @@ def compile_cron(expression: str) -> CronRule:
         # The "cron bug" is Debian's rule: a day field that starts with * is no restriction, so both must match.
         template=croniter(plain, EARLIEST, datetime, second_at_beginning=True, implement_cron_bug=True),
         fixed="*" not in fields[-5] and "*" not in fields[-4],
+        hourly=fields[-4] == "*",
     )
     if rule.after(EARLIEST) is None:
         raise InvalidJob.at(POINTER, f"{expression!r} never fires")

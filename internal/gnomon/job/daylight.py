@@ -4,6 +4,8 @@ Fixed times run once per local date: skipped ones at the end of the gap, repeate
 The others follow elapsed time: a repeated hour runs twice, a skipped one not at all.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from difflib import get_close_matches
 from functools import cache
@@ -17,6 +19,27 @@ SECOND = timedelta(seconds=1)
 DAY = timedelta(days=1)
 END_OF_TIME = datetime(2201, 1, 1, tzinfo=UTC)
 NO_PLACES = frozenset(("localtime", "posixrules", "Factory"))  # they differ from machine to machine, or mean nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClockChange:
+    """The clocks never show the wall-clock times in [first, end), or (`skips` is False) show them twice."""
+
+    first: datetime
+    end: datetime
+    skips: bool
+
+
+def clock_changes(zone: tzinfo, since: datetime, until: datetime) -> Iterator[ClockChange]:
+    """Those between two instants, in order."""
+    while since < until:
+        day = since + DAY
+        before, after = _offset_at(zone, since), _offset_at(zone, day)
+        if before != after:
+            change = _naive(_first_change(zone, since, day))
+            first, end = sorted((change + before, change + after))
+            yield ClockChange(first=first, end=end, skips=after > before)
+        since = day
 
 
 @cache

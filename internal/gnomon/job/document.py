@@ -138,6 +138,11 @@ def replace_document(document: Document, new: Mapping[str, Any]) -> Document:
     return replaced
 
 
+def read_timing(document: Mapping[str, Any], *, now: datetime) -> Timing:
+    """When the document says, of which nothing else is read. Raises InvalidJob."""
+    return _read_timing(document, now)
+
+
 def parse_instant(text: str, pointer: str) -> datetime:
     """An RFC 3339 instant in UTC. Raises InvalidJob at `pointer`; without an offset it is refused, not guessed."""
     hint = "write it like 2030-01-01T09:00:00Z"

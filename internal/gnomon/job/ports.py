@@ -16,6 +16,7 @@ from gnomon.job.handlers import HandlerInfo, HandlerSpec
 from gnomon.job.instance import Identity, Instance
 from gnomon.job.model import Action, Definition, Execution, Job, JobStatus, State, Trigger
 from gnomon.job.outcome import Outcome, Succeeded
+from gnomon.job.overview import Evidence, QueueDepth, Stats
 from gnomon.job.plan import DueJob, Plan
 from gnomon.job.retention import Retention
 
@@ -336,6 +337,25 @@ class TrailStore(Protocol):
 
     def list(self, job_id: UUID, *, limit: int, cursor: str | None) -> Page[Entry]:
         """What was done to one job, the latest first; also to one that was deleted. Raises NotFound."""
+
+
+class OverviewStore(Protocol):
+    """What people look at to see how it goes. Changes nothing."""
+
+    def count_jobs(self, query: JobQuery) -> int:
+        """How many jobs match, wherever the page begins; counted no further than 100,000."""
+
+    def count_executions(self, job_id: UUID | None, query: ExecutionQuery) -> int:
+        """As `count_jobs`, of one job or of all."""
+
+    def queues(self) -> Sequence[QueueDepth]:
+        """Those with something unfinished, by name."""
+
+    def stats(self, window: timedelta) -> Stats:
+        """Of the moments in the window that ends now."""
+
+    def evidence(self, job_id: UUID) -> Evidence:
+        """Raises NotFound, also for a deleted job."""
 
 
 DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)

@@ -38,6 +38,7 @@ from gnomon.job.ports import (
     Requested,
     RunStore,
 )
+from gnomon.job.preview import Preview, preview
 from gnomon.job.quotas import Quotas
 from gnomon.job.schedule import At, Cron, Every, first_run, moments_from
 from gnomon.job.sealing import Seal, no_seal, sealed
@@ -117,6 +118,15 @@ class JobService:
             return self._as_defined(job, self._read(_patched(job, patch), known, job.definition, now), now)
 
         return self._jobs.update(before.id, decide)
+
+    def next_runs(self, reference: str, *, since: datetime | None, now: datetime, count: int) -> Preview:
+        """What the job's schedule would do from `since` on, also where the job is paused; by default from what is next.
+
+        Raises NotFound, and Conflict where the definition can't be read.
+        """
+        job = self.get(reference)
+        timing = _readable(job).timing
+        return preview(timing, since or job.next_run or now, count=count, shift=timing.shift(job.id))
 
     def put(
         self, name: str, document: Mapping[str, Any], *, exists: bool | None = None, if_revision: int | None = None

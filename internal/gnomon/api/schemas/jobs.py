@@ -231,7 +231,7 @@ class JobFilters(Input):
     status = Text(validate=choice(JobStatus))
     type = Text()
     tag = fields.List(Text(), metadata={"description": "repeat it: a job must bear all"})
-    tags = Text(metadata={"description": "the same, comma separated"})
+    tags = fields.List(Text(), metadata={"description": "the same, comma separated or repeated"})
     q = Text(
         validate=validate.Length(max=200, error="is longer than 200 characters"),
         metadata={"description": "part of the name"},

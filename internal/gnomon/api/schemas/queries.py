@@ -28,10 +28,6 @@ class QueryFlag(fields.Boolean):
         super().__init__(truthy={"true", "True", "1"}, falsy={"false", "False", "0"}, **options)
 
 
-class NoQuery(Input):
-    """Nothing can be asked."""
-
-
 class PageQuery(Input):
     """Which part of a list."""
 
@@ -43,3 +39,7 @@ class PageQuery(Input):
         validate=validate.Range(0, 10_000, error="must not be above 10000: follow the Link header instead"),
     )
     cursor = Text(metadata={"description": "from the Link header of the page before"})
+    count = QueryFlag(
+        load_default=False,
+        metadata={"description": "answer X-Total-Count, which takes time where much matches", "default": False},
+    )

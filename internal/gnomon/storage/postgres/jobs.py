@@ -63,7 +63,7 @@ class PostgresJobStore:
 
     def list(self, query: JobQuery) -> Page[Job]:
         """Newest first."""
-        chosen = _filtered(_select_jobs(), query)
+        chosen = filtered_jobs(_select_jobs(), query)
         if query.cursor is not None:
             created_at, last_id = read_cursor(query.cursor)
             chosen = chosen.where(tuple_(jobs.c.created_at, jobs.c.id) < tuple_(literal(created_at), literal(last_id)))
@@ -211,7 +211,8 @@ def _select_jobs() -> Select[Any]:
     )
 
 
-def _filtered(chosen: Select[Any], query: JobQuery) -> Select[Any]:
+def filtered_jobs(chosen: Select[Any], query: JobQuery) -> Select[Any]:
+    """Narrows a selection from `jobs` to what the query asks for, but for where its page lies."""
     if query.status is not None:
         chosen = chosen.where(jobs.c.status == query.status.value)
     if query.kind is not None:
