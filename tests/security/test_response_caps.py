@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -103,6 +104,7 @@ TALKS: dict[str, Talk] = {
     "a handshake that drips": drip,
     "nothing but heartbeats": flood(HEARTBEATS),
     "something else": flood(b"x" * PIECE),
+    "another protocol": flood(b"AMQP\x00\x01\x00\x00"),
     "a message that comes back without end": shaken(return_without_end),
     "heartbeats for an answer": shaken(flood(HEARTBEATS)),
     "no answer at all": shaken(lambda connection: None, frame_max=2**31 - 1),
@@ -127,6 +129,28 @@ def test_broker_costs_little_memory_whatever_it_says(name: str, make_amqp: Calla
 @pytest.fixture
 def make_amqp() -> Callable[[], AmqpExecutor]:
     return lambda: AmqpExecutor(policy=LOOPBACK)
+
+
+def test_broker_that_never_ends_its_handshake_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pika's own way to give up fails there."""
+    monkeypatch.setattr("gnomon.worker.executors.amqp.CONNECT_TIMEOUT", timedelta(seconds=0.5))
+    gone = threading.Event()
+
+    def talk(connection: Any) -> None:
+        connection.sendall(b"\x01")
+        while connection.recv(PIECE):
+            pass
+        gone.set()
+
+    async def attempt(url: str) -> bool:
+        executor = AmqpExecutor(policy=LOOPBACK)
+        await executor.execute(AmqpTarget(connection=url), make_call(timeout=timedelta(seconds=10)))
+        left = await asyncio.to_thread(gone.wait, 10)
+        await executor.aclose()
+        return left
+
+    with HostileBroker(talk) as broker:
+        assert asyncio.run(attempt(broker.url))
 
 
 def test_message_that_comes_back_whole_is_unroutable_and_the_connection_stays() -> None:

@@ -94,13 +94,12 @@ async def open_link(
         ssl_options=None if context is None else pika.SSLOptions(context, broker.host),
         client_properties={"product": "gnomon", "version": __version__},
     )
-    workflow = Stream.connect(parameters, gate, done)
+    opening = Stream.connect(parameters, gate, done)
     try:
         async with asyncio.timeout(timeout):
             return Link(await opened)
     except (asyncio.CancelledError, TimeoutError):
-        with contextlib.suppress(Exception):  # it may just have ended by itself
-            workflow.abort()
+        opening.abort()
         raise
 
 

@@ -4,6 +4,7 @@ pika gathers whatever a frame or a message says it will be: up to 4 GiB for a fr
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -38,16 +39,18 @@ class Stream(AsyncioConnection):  # type: ignore[misc] # pika is not typed to us
         super().__init__(parameters, custom_ioloop=services, internal_connection_workflow=False)
 
     @classmethod
-    def connect(cls, parameters: pika.ConnectionParameters, gate: Gate, on_done: Done) -> Any:
-        """pika's workflow, which can be aborted. `parameters.host` must be an address."""
-        services = _Services(asyncio.get_running_loop(), gate)
-        return cls._start_connection_workflow(
-            connection_configs=[parameters],
-            connection_factory=lambda chosen: cls(chosen, services),
-            nbio=services,
-            workflow=None,
-            on_done=on_done,
+    def connect(cls, parameters: pika.ConnectionParameters, gate: Gate, on_done: Done) -> "Opening":
+        """Begins to. `parameters.host` must be an address."""
+        services, made = _Services(asyncio.get_running_loop(), gate), list[Stream]()
+
+        def make(chosen: pika.ConnectionParameters) -> Stream:
+            made.append(cls(chosen, services))
+            return made[-1]
+
+        workflow = cls._start_connection_workflow(
+            connection_configs=[parameters], connection_factory=make, nbio=services, workflow=None, on_done=on_done
         )
+        return Opening(workflow, made)
 
     def allow(self, size: int) -> None:
         """A message of this size may come back."""
@@ -62,6 +65,22 @@ class Stream(AsyncioConnection):  # type: ignore[misc] # pika is not typed to us
             super()._proto_data_received(data[begin : begin + SLICE_BYTES])
             if len(self._frame_buffer) > self._max_frame:
                 raise TooTalkative
+
+
+class Opening:
+    """A connection that is being made."""
+
+    def __init__(self, workflow: Any, made: list[Stream]) -> None:
+        self._workflow = workflow
+        self._made = made
+
+    def abort(self) -> None:
+        """Gives it up. pika's own way fails in the middle of a handshake, and leaves the socket to the broker."""
+        with contextlib.suppress(Exception):
+            self._workflow.abort()
+        for stream in self._made:
+            if not (stream.is_closed or stream.is_closing):
+                stream._terminate_stream(Refused("given up"))
 
 
 class _Services(_AsyncioIOServicesAdapter):  # type: ignore[misc] # pika is not typed to us
