@@ -41,6 +41,10 @@ def test_commands_of_the_page_do_what_it_says(up: Up, tmp_path: Path) -> None:
     assert json.loads(answer("by-name/report"))["name"] == "report"
     assert json.loads(answer("Idempotency-Key"))["trigger"] == "MANUAL"
     assert json.loads(answer("backfill"))["count"] == 2
+    assert len(json.loads(answer("next-runs"))["runs"]) == 3
+    assert json.loads(answer("preview"))["warnings"]
+    assert json.loads(answer("/why"))["reasons"]
+    assert json.loads(answer("jobs/bulk"))["count"] == 0
     (error,) = (one for one in json.loads(answer(REFUSED))["errors"] if one["pointer"] == "/cron_shedule")
     assert "cron_schedule" in error["hint"]
     assert json.loads(answer("dry_run=true"))["unchanged"] == 1
