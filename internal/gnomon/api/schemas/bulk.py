@@ -1,8 +1,8 @@
 """One action on many jobs."""
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
-from gnomon.api.schemas.fields import Array, Input, Instant, Text, Whole, choice, flag, optional
+from gnomon.api.schemas.fields import Answer, Array, Input, Instant, Text, Whole, choice, flag, optional
 from gnomon.api.schemas.jobs import Job
 from gnomon.job.model import JobStatus
 
@@ -45,7 +45,7 @@ class BulkRequest(Input):
     queue = flag("of a run: wait for each job's unfinished execution to end")
 
 
-class BulkDone(Schema):
+class BulkDone(Answer):
     """A job to which it was done."""
 
     id = fields.String(metadata={"format": "uuid"})
@@ -53,7 +53,7 @@ class BulkDone(Schema):
     execution_id = fields.String(allow_none=True, metadata={"format": "uuid", "description": "what a run has made"})
 
 
-class BulkRefusal(Schema):
+class BulkRefusal(Answer):
     """A job to which it was not done, and why."""
 
     id = fields.String(metadata={"format": "uuid"})
@@ -62,9 +62,10 @@ class BulkRefusal(Schema):
     reason = fields.String()
 
 
-class BulkOutcome(Schema):
+class BulkOutcome(Answer):
     """What was done. A dry run answers `sample` in place of what only a real one can tell."""
 
+    sometimes = frozenset(("done", "refused", "cursor", "sample"))
     action = fields.String(metadata={"enum": list(ACTIONS)})
     dry_run = fields.Boolean()
     count = fields.Integer(metadata={"description": "how many matched, also beyond the limit; counted up to 100,000"})

@@ -1,13 +1,13 @@
 """How it goes: depths, counts, lateness, and why."""
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
-from gnomon.api.schemas.fields import Input, Instant, Number
+from gnomon.api.schemas.fields import Answer, Input, Instant, Number
 from gnomon.api.schemas.queries import QueryWhole
 from gnomon.job.model import JobStatus, State
 
 
-class Reason(Schema):
+class Reason(Answer):
     """One thing that is so."""
 
     code = fields.String(metadata={"description": "a short stable word"})
@@ -17,7 +17,7 @@ class Reason(Schema):
     )
 
 
-class Why(Schema):
+class Why(Answer):
     """Why a job has not run, was late, was skipped or ran twice, from the recorded times."""
 
     job_id = fields.String(metadata={"format": "uuid"})
@@ -25,7 +25,7 @@ class Why(Schema):
     reasons = fields.List(fields.Nested(Reason))
 
 
-class Queue(Schema):
+class Queue(Answer):
     """The unfinished executions of a queue, as the database has them; counted up to 100,000 of each state."""
 
     name = fields.String()
@@ -49,7 +49,7 @@ class StatsQuery(Input):
     )
 
 
-class Spread(Schema):
+class Spread(Answer):
     """Of a number of durations, in seconds."""
 
     median = Number()
@@ -58,7 +58,7 @@ class Spread(Schema):
     max = Number()
 
 
-JobCounts = Schema.from_dict(
+JobCounts = Answer.from_dict(
     {
         **{status.value: fields.Integer() for status in JobStatus},
         "held": fields.Integer(metadata={"description": "their schedule can't be computed"}),
@@ -66,10 +66,10 @@ JobCounts = Schema.from_dict(
     },
     name="JobCounts",
 )
-ExecutionCounts = Schema.from_dict({state.value: fields.Integer() for state in State}, name="ExecutionCounts")
+ExecutionCounts = Answer.from_dict({state.value: fields.Integer() for state in State}, name="ExecutionCounts")
 
 
-class Stats(Schema):
+class Stats(Answer):
     """How it goes."""
 
     at = Instant()

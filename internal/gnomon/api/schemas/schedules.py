@@ -1,8 +1,8 @@
 """Schedules: what they would do."""
 
-from marshmallow import Schema, fields, validate
+from marshmallow import fields, validate
 
-from gnomon.api.schemas.fields import Input, Instant, Number, Text, Whole, optional
+from gnomon.api.schemas.fields import Answer, Input, Instant, Number, Text, Whole, optional
 from gnomon.api.schemas.queries import QueryWhole
 from gnomon.job.preview import MAX_COUNT
 
@@ -36,14 +36,14 @@ class PreviewRequest(Input):
     count = Whole(load_default=10, validate=COUNT, metadata={"description": "how many", "default": 10})
 
 
-class Moment(Schema):
+class Moment(Answer):
     """When it runs."""
 
     at = Instant(metadata={"description": "in UTC"})
     local = Instant(metadata={"description": "as the clocks of the schedule's zone show it, with their offset"})
 
 
-class Preview(Schema):
+class Preview(Answer):
     """What a schedule would do."""
 
     schedule_text = fields.String(metadata={"description": "the schedule in words"})
