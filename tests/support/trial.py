@@ -17,6 +17,7 @@ from servers.target import Behaviour, Connection, Request, Target, answer, hang
 
 from gnomon.job.ids import manual_id
 from gnomon.job.ports import Token
+from support.cluster import KEYS
 from support.failpoints import AMQP, POINTS, Action, Point, Role
 from support.launcher import LEASE, Launcher, Process
 from support.ledger import Promise, complaints
@@ -189,7 +190,7 @@ class Trial:
     def start(self, role: Role, *, armed: bool = False, **settings: str) -> Process:
         """A process of this cell."""
         name = f"{role}-victim" if armed else f"{role}-{len(self._processes)}"
-        environment = {**self._environment, "SCHEDULER_ID": name, **settings}
+        environment = {**self._environment, **KEYS.get(role, {}), "SCHEDULER_ID": name, **settings}
         if armed:
             environment["FAILPOINT"] = f"{self.cell.point}={self.cell.action}"
             environment["FAILPOINT_MARKER"] = str(self._marker)
@@ -352,7 +353,7 @@ class Trial:
 
     def _to_be_expected(self) -> Iterator[str]:
         if self.point.step in ("E", AMQP):
-            yield f"the failpoint {self.point.step}."
+            yield "the executor failed (Unavailable)"  # by the failpoint; the text of what it raised is not logged
         if isinstance(self.scene, Leaving) and self.cell.action in (Action.STOP, Action.PAUSE):
             # it was frozen beyond the time that it had to end
             yield "gnomon.process.last_resort"
