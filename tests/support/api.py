@@ -1,5 +1,6 @@
 """The API over a real database, and what tests ask of it."""
 
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ PRINTED = {
     },
 }
 HOURLY = {"type": "HTTP", "cron_schedule": "@hourly", "http_job": {"url": "https://example.com/"}}
+# werkzeug compiles each route, and two threads of CPython 3.11 that do so at once may both fail (gh-106905).
+ONE_AT_A_TIME = threading.Lock()
 
 
 def make_client(
@@ -38,21 +41,22 @@ def make_client(
     **access: Any,
 ) -> FlaskClient:
     """A client of an app over this world, which it may ask without a key."""
-    app = create_app(
-        service=world.service,
-        creations=world.creations,
-        imports=world.imports,
-        repeats=world.repeats,
-        overview=world.overview,
-        history=world.history,
-        instances=world.instances,
-        catalog=world.catalog,
-        trail=world.trail,
-        access=Access(**{"keyring": Keyring(world.keys), "open_without_keys": True, **access}),
-        ready=ready or (lambda: require_latest(world.engine)),
-        version=version,
-        limiter=limiter,
-    )
+    with ONE_AT_A_TIME:
+        app = create_app(
+            service=world.service,
+            creations=world.creations,
+            imports=world.imports,
+            repeats=world.repeats,
+            overview=world.overview,
+            history=world.history,
+            instances=world.instances,
+            catalog=world.catalog,
+            trail=world.trail,
+            access=Access(**{"keyring": Keyring(world.keys), "open_without_keys": True, **access}),
+            ready=ready or (lambda: require_latest(world.engine)),
+            version=version,
+            limiter=limiter,
+        )
     return app.test_client()
 
 
