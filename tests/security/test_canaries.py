@@ -101,7 +101,8 @@ class Crowd:
         self.answers.append(f"{response.status_code} {response.headers}\n".encode() + response.content)
         assert response.status_code < 500, response.text
         assert status in (None, response.status_code), response.text
-        return response.json() if "json" in response.headers.get("Content-Type", "") else None
+        kind = response.headers.get("Content-Type", "").removesuffix("; charset=utf-8")
+        return response.json() if kind in ("application/json", "application/problem+json") else None
 
     def http(
         self, name: str, url: str, options: Mapping[str, Any] | None = None, *, basic: bool = False, **more: Any
