@@ -46,9 +46,9 @@ coverage.enabled = {first}
 fuzzing.enabled = {first}
 stateful.max-steps = 15
 stateful.generation.max-examples = 300
-# The history of a deleted job stays readable by its id.
+# The history of a deleted job, and who did what to it, stay readable by its id.
 [[operations]]
-include-operation-id = "list_executions_of_job"
+include-operation-id = ["list_executions_of_job", "list_events_of_job"]
 checks.use_after_free.enabled = false
 # Who has no key is not told which methods there are.
 [[operations]]
