@@ -353,7 +353,7 @@ class Trial:
 
     def _to_be_expected(self) -> Iterator[str]:
         if self.point.step in ("E", AMQP):
-            yield "the executor failed (Unavailable)"  # by the failpoint; the text of what it raised is not logged
+            yield "in _act |"  # where the failpoint raised: frames of a fault are logged, not its text
         if isinstance(self.scene, Leaving) and self.cell.action in (Action.STOP, Action.PAUSE):
             # it was frozen beyond the time that it had to end
             yield "gnomon.process.last_resort"
