@@ -172,7 +172,7 @@ HISTORIES = {
     "steps": st.lists(STEPS, min_size=6, max_size=20),
 }
 UNHURRIED = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], print_blob=True
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], print_blob=True
 )
 
 

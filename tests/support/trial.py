@@ -27,6 +27,7 @@ from support.world import World
 REACH_SECONDS = 30.0
 FINISH_SECONDS = 60.0
 SLOW_SECONDS = 1.2  # more than a third of the lease, so that it is renewed; and E.middle lies within it
+PATIENT_LEASE = 3 * LEASE
 ONCE = "at_most_once"
 
 
@@ -95,9 +96,16 @@ class Trial:
         self._place = place
         self._processes: list[Process] = []
         self._marker = place.folder / "marker"
+        # Where calls only fail, nobody waits for a lease to end, and no busy machine may end one as a death would.
+        self._lease = PATIENT_LEASE if self._only_fails else LEASE
+        self._slow_seconds = SLOW_SECONDS * (self._lease / LEASE if self.point.step == "renew" else 1)
+
+    @property
+    def _only_fails(self) -> bool:
+        return self.cell.action in (Action.RAISE, Action.DO_THEN_RAISE) and self.point.step != "R2"
 
     def run(self) -> None:
-        script(self.target)
+        script(self.target, slow_seconds=self._slow_seconds)
         self._create_jobs()
         self.scene.prepare(self)
         victim = self._start_first()
@@ -138,7 +146,7 @@ class Trial:
             self._create(
                 f"queued-{number}",
                 "/slow",
-                Promise(may_be_skipped=True, seconds=SLOW_SECONDS),
+                Promise(may_be_skipped=True, seconds=self._slow_seconds),
                 overlap="queue",
                 **every,
             )
@@ -214,7 +222,7 @@ class Trial:
             "SCHEDULER_QUEUE_URL": self._place.queue_url,
             "SCHEDULER_EGRESS_ALLOW": "127.0.0.0/8",
             "SCHEDULER_LOG_FORMAT": "text",
-            "SCHEDULER_MAX_JOB_LOCK_TIME": f"{LEASE.total_seconds():g}s",
+            "SCHEDULER_MAX_JOB_LOCK_TIME": f"{self._lease.total_seconds():g}s",
             "SCHEDULER_WORKER_THREADS": "4",
         }
 
@@ -300,7 +308,7 @@ class Trial:
         """A stopped victim comes back when others have long finished its work, and goes on where it was."""
         if self.cell.action not in (Action.STOP, Action.PAUSE):
             return
-        long_ago = reached_at + LEASE + timedelta(seconds=1)
+        long_ago = reached_at + self._lease + timedelta(seconds=1)
         self._until("every lease has ended", lambda: self._database_now() > long_ago)
         victim.signal(signal.SIGCONT)
         self._until("the victim has ended the step it was stopped in", lambda: bool(self._marks("left")))
@@ -336,7 +344,7 @@ class Trial:
 
     def _wrong_losses(self) -> Iterator[str]:
         """A call that fails once costs a moment, not an attempt: nobody died."""
-        if self.cell.action in (Action.RAISE, Action.DO_THEN_RAISE) and self.point.step != "R2":
+        if self._only_fails:
             for row in self.world.sql(
                 "select execution_id, attempt from attempts where outcome = 'LOST' "
                 "union all select id, attempt from executions where error_code = 'lost'"
@@ -363,11 +371,11 @@ class Trial:
 RETRY: Mapping[str, Any] = {"max_attempts": 10, "initial_seconds": 0.2, "multiplier": 1, "max_seconds": 0.5}
 
 
-def script(target: Target) -> None:
+def script(target: Target, *, slow_seconds: float) -> None:
     """How the paths of the jobs answer."""
     target.on("/hook", answer(delay=0.05))
     target.on("/edited", answer(delay=0.05))
-    target.on("/slow", answer(delay=SLOW_SECONDS))
+    target.on("/slow", answer(delay=slow_seconds))
     target.on("/endless", hang())
     target.on("/broken", answer(500))
     target.on("/refused", answer(404))
