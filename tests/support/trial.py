@@ -183,6 +183,7 @@ class Trial:
             self.start(Role.SCHEDULER)
             self.start(Role.WORKER)
             self.target.wait_for(lambda seen: len(seen) > 3, timeout=REACH_SECONDS)
+            self._until("every schedule has begun", lambda: self._unbegun() == 0)
             return self.start(Role.CLIENT, armed=True)
         victim = self.start(self.point.role, armed=True, **self.scene.settings)
         self.start(Role.WORKER if self.point.role is Role.SCHEDULER else Role.SCHEDULER)
@@ -291,6 +292,14 @@ class Trial:
 
     def _unfinished(self) -> int:
         count: int = self.world.one("select count(*) from executions where state in ('WAITING', 'PENDING', 'RUNNING')")
+        return count
+
+    def _unbegun(self) -> int:
+        """Schedules that owe their first execution yet."""
+        count: int = self.world.one(
+            "select count(*) from jobs j where status = 'RUNNING' and execute_at is null "
+            "and not exists (select from executions e where e.job_id = j.id)"
+        )
         return count
 
     def count(self, condition: str) -> int:
