@@ -2,6 +2,8 @@
 
 import argparse
 import shlex
+import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -14,14 +16,19 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 import bench
-from bench import report
-from bench.bed import ROOT, Bed
+from bench import page, report
+from bench.bed import PYTHON, ROOT, Bed
 from bench.case import SHORT, Case, Scale, Section
 from gnomon.job.errors import ConfigurationError
+
+_PROGRAMS = ("__main__", "plots")
 
 
 def main() -> int:
     wanted = _arguments()
+    if wanted.page:
+        page.rewrite(wanted.page)
+        return 0
     scale = SHORT if wanted.short else Scale()
     scale = replace(scale, rounds=wanted.rounds or scale.rounds)
     sections = _sections()
@@ -32,6 +39,7 @@ def main() -> int:
     if not cases:
         print(f"no case begins with {' or '.join(wanted.only)}; --list names them", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an orderly end of all that was started
     run = report.Run(command=shlex.join(["scripts/bench", *sys.argv[1:]]), begun_at=datetime.now(UTC))
     try:
         with Bed() as bed:
@@ -43,7 +51,7 @@ def main() -> int:
     document = report.document_of(run, [goal for section in sections for goal in section.goals], versions)
     path = report.write(document, wanted.out)
     _tell(document)
-    print(f"\n{path}")
+    print(f"\n{path}\n{_plots(path)}")
     return 1 if run.failures else 0
 
 
@@ -64,22 +72,24 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "bench/results", help="the folder for the results (bench/results)"
     )
+    parser.add_argument("--page", type=Path, metavar="RESULTS", help="only write docs/performance.md from that file")
     parser.add_argument("--list", action="store_true", help="only say what would be measured")
     return parser.parse_args()
 
 
 def _sections() -> list[Section]:
     """Those of all modules of this package."""
-    names = [found.name for found in iter_modules(bench.__path__) if found.name != "__main__"]
+    names = [found.name for found in iter_modules(bench.__path__) if found.name not in _PROGRAMS]
     modules = [import_module(f"bench.{name}") for name in sorted(names)]
     return [module.SECTION for module in modules if hasattr(module, "SECTION")]
 
 
 def _chosen(sections: Sequence[Section], scale: Scale, *, only: Sequence[str], long: bool) -> list[Case]:
-    """In groups."""
+    """In groups, those that do the same work side by side."""
     cases = [case for section in sections for case in section.cases(scale)]
     chosen = [case for case in cases if case.name.startswith(tuple(only)) and (long or not case.long)]
-    return sorted(chosen, key=lambda case: case.group)
+    places = {work: place for place, work in enumerate(dict.fromkeys(case.work for case in chosen))}
+    return sorted(chosen, key=lambda case: (case.group, places[case.work]))
 
 
 def _measure(bed: Bed, run: report.Run, cases: Sequence[Case], scale: Scale) -> None:
@@ -114,6 +124,12 @@ def _tell(document: dict[str, object]) -> None:
     print(f"\n{report.aligned(report.goal_table(document))}")
     for name, failure in document["failures"].items():
         print(f"\nFAILED {name}: {failure}")
+
+
+def _plots(results: Path) -> str:
+    """Draws them; their paths, one a line."""
+    command = [str(PYTHON), str(ROOT / "bench/plots.py"), str(results)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

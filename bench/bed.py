@@ -27,6 +27,8 @@ Made = TypeVar("Made")
 S = TypeVar("S", bound=Server)
 
 ROOT = Path(__file__).parents[1]
+# of the bench's own environment, where peers and matplotlib are
+PYTHON = ROOT / "bench/.venv/bin/python"
 _TEMPLATE = "template_gnomon"
 _READY_SECONDS = 300.0  # on a machine that is busy with something else; it takes two
 # What is set on any server that does work. Commits wait for the disk (fsync and synchronous_commit are on), full pages
@@ -77,8 +79,8 @@ class Bed:
 
     @property
     def peers_python(self) -> Path:
-        """The interpreter of the bench's own environment, where peers and matplotlib are."""
-        return ROOT / "bench/.venv/bin/python"
+        """The interpreter that has the peers."""
+        return PYTHON
 
     @contextlib.contextmanager
     def database(self, *, migrated: bool = True) -> Iterator[str]:

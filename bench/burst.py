@@ -1,124 +1,115 @@
 """Many jobs due at one instant: jobs a second from that instant until the last is recorded, and what each costs."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pika
+from pika.adapters.blocking_connection import BlockingChannel
 from support.world import World
 
 from bench import seed
 from bench.bed import Bed, Stack
 from bench.case import Case, Figures, Scale, Section
+from bench.recorded import recorded, wait_recorded
 
 WARM_UP = 300  # jobs before the burst: connections are open and code is loaded, as in a process that runs for hours
-_LEAD = timedelta(seconds=2)
-_POLL_SECONDS = 0.01
-_PATIENCE_SECONDS = 600
+_LEADS = (
+    2.0,
+    8.0,
+    32.0,
+    128.0,
+)  # seconds until the jobs are due, in which they are made; the first is enough when idle
+_SEEDED_PER_SECOND = 4_000
 _QUEUE = "bench"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Work:
-    """What the jobs do. `delay_ms` is the sink's, where it is the target."""
+    """What the jobs do, on one bed and broker: `document` is a job's, without its schedule."""
 
-    jobs: int
-    document: Callable[[Bed, str], Mapping[str, Any]]
-    settings: Mapping[str, str] = field(default_factory=dict)
-    delay_ms: int | None = None
+    settings: ClassVar[Mapping[str, str]] = {}
+    document: Mapping[str, Any]
+
+    def __init__(self, bed: Bed, queue_url: str) -> None:
+        self.bed = bed
+        self.queue_url = queue_url
+
+    def forget(self) -> None:
+        """What has arrived at the target up to now."""
+
+    def arrived(self) -> int | None:
+        """How many executions have reached the target since then; None where nothing counts."""
+        return None
 
 
-def _http(delay_ms: int, jobs: int) -> Work:
-    def document(bed: Bed, _queue_url: str) -> Mapping[str, Any]:
-        return {"type": "HTTP", "http_job": {"url": bed.sink.url(delay_ms), "method": "POST", "body": "{}"}}
+class Http(Work):
+    delay_ms = 0
 
-    return Work(jobs=jobs, document=document, delay_ms=delay_ms)
+    def __init__(self, bed: Bed, queue_url: str) -> None:
+        super().__init__(bed, queue_url)
+        target = {"url": bed.sink.url(self.delay_ms), "method": "POST", "body": "{}"}
+        self.document = {"type": "HTTP", "http_job": target}
+
+    def forget(self) -> None:
+        self.bed.sink.clear()
+
+    def arrived(self) -> int:
+        return len({arrival.key for arrival in self.bed.sink.arrivals()})
 
 
-def _amqp(jobs: int) -> Work:
-    def document(_bed: Bed, queue_url: str) -> Mapping[str, Any]:
-        with pika.BlockingConnection(pika.URLParameters(queue_url)) as connection:
-            connection.channel().queue_declare(_QUEUE)
+class SlowHttp(Http):
+    delay_ms = 100
+
+
+class Amqp(Work):
+    """Messages to a queue of the broker that carries the executions too."""
+
+    settings: ClassVar = {"SCHEDULER_EGRESS_ALLOW_OWN_BROKER": "true"}
+
+    def __init__(self, bed: Bed, queue_url: str) -> None:
+        super().__init__(bed, queue_url)
         target = {"connection": queue_url, "exchange": "", "routing_key": _QUEUE, "body": "{}"}
-        return {"type": "AMQP", "http_job": None, "amqp_job": target}
+        self.document = {"type": "AMQP", "http_job": None, "amqp_job": target}
 
-    return Work(jobs=jobs, document=document, settings={"SCHEDULER_EGRESS_ALLOW_OWN_BROKER": "true"})
+    def forget(self) -> None:
+        with pika.BlockingConnection(pika.URLParameters(self.queue_url)) as connection:
+            _declared(connection.channel())
+            connection.channel().queue_purge(_QUEUE)
+
+    def arrived(self) -> int:
+        with pika.BlockingConnection(pika.URLParameters(self.queue_url)) as connection:
+            return _declared(connection.channel())
 
 
-def _handler(name: str, queue: str, jobs: int) -> Work:
-    def document(_bed: Bed, _queue_url: str) -> Mapping[str, Any]:
-        return {"type": name, "http_job": None, "payload": {}}
+class AsyncHandler(Work):
+    settings: ClassVar = {"SCHEDULER_WORKER_QUEUES": "async", "SCHEDULER_WORKER_HANDLERS": "bench.handlers"}
+    document: ClassVar = {"type": "bench_async", "http_job": None, "payload": {}}
 
-    settings = {
-        "SCHEDULER_WORKER_QUEUES": queue,
+
+class SyncHandler(Work):
+    """In two child processes."""
+
+    settings: ClassVar = {
+        "SCHEDULER_WORKER_QUEUES": "handlers",
         "SCHEDULER_WORKER_HANDLERS": "bench.handlers",
         "SCHEDULER_WORKER_PROCESSES": "2",
     }
-    return Work(jobs=jobs, document=document, settings=settings)
+    document: ClassVar = {"type": "bench_sync", "http_job": None, "payload": {}}
 
 
-def measure(bed: Bed, *, work: Work, broker: str, workers: int) -> Figures:
+def measure(bed: Bed, *, kind: type[Work], broker: str, workers: int, jobs: int) -> Figures:
     """One burst through a stack of its own."""
     with (
         bed.database() as database_url,
         bed.queue(broker) as queue_url,
         bed.world(database_url) as world,
-        bed.stack(database_url=database_url, queue_url=queue_url, **work.settings) as stack,
+        bed.stack(database_url=database_url, queue_url=queue_url, **kind.settings) as stack,
     ):
         stack.start_ready("scheduler", *["worker"] * workers)
-        document = work.document(bed, queue_url)
-        _run(bed, world, stack, document, work, WARM_UP)
-        return _run(bed, world, stack, document, work, work.jobs)
-
-
-def _run(bed: Bed, world: World, stack: Stack, document: Mapping[str, Any], work: Work, count: int) -> Figures:
-    """`count` jobs due at one instant, done and counted."""
-    recorded = _recorded(world)
-    if work.delay_ms is not None:
-        bed.sink.clear()
-    far = seed.now(world) + timedelta(days=1)
-    model = world.create(**document, execute_at=far.isoformat())
-    due = seed.now(world) + _LEAD
-    seed.copy(world, model, count, due=due)
-    if (late := (seed.now(world) - due).total_seconds()) > 0:
-        raise RuntimeError(f"the jobs were due {late:.1f} s before the last was seeded; the rate would say nothing")
-    world.sql("select pg_notify('gnomon_wake', extract(epoch from cast(:at as timestamptz))::text)", at=due)
-    meter = stack.meter()
-    ended = _wait(world, recorded + count)
-    used = meter.used()
-    _check(bed, world, due, count, work)
-    return {"jobs_per_s": count / (ended - due).total_seconds(), **costs(used, count)}
-
-
-def _recorded(world: World) -> int:
-    return int(world.one("select coalesce(sum(count), 0) from tallies where outcome = 'succeeded'"))
-
-
-def _wait(world: World, total: int) -> datetime:
-    """When that many were recorded in all, by the database's clock. The tallies are counted in the recording commit."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    with world.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        while True:
-            row = connection.exec_driver_sql(
-                "select coalesce(sum(count), 0), clock_timestamp() from tallies where outcome = 'succeeded'"
-            ).one()
-            if row[0] >= total:
-                return row[1]
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{total - row[0]} of the last {total} executions were not recorded")
-            time.sleep(_POLL_SECONDS)
-
-
-def _check(bed: Bed, world: World, due: datetime, count: int, work: Work) -> None:
-    """Each once, and at the target too."""
-    states = dict(world.sql("select state, count(*) from executions where scheduled_at = :due group by 1", due=due))
-    if states != {"SUCCEEDED": count}:
-        raise RuntimeError(f"of {count} executions: {states}")
-    if work.delay_ms is not None and len({arrival.key for arrival in bed.sink.arrivals()}) != count:
-        raise RuntimeError(f"{len(bed.sink.arrivals())} requests arrived for {count} executions")
+        work = kind(bed, queue_url)
+        _run(world, stack, work, WARM_UP)
+        return _run(world, stack, work, jobs)
 
 
 def costs(used: Mapping[str, float], count: int) -> dict[str, float]:
@@ -130,24 +121,77 @@ def costs(used: Mapping[str, float], count: int) -> dict[str, float]:
     return sums
 
 
+def _run(world: World, stack: Stack, work: Work, count: int) -> Figures:
+    """`count` jobs due at one instant, done and counted."""
+    due, total = _seeded(world, work, count)
+    meter = stack.meter()
+    ended = wait_recorded(world, total)
+    used = meter.used()
+    _check(world, work, due, count)
+    return {"jobs_per_s": count / (ended - due).total_seconds(), **costs(used, count)}
+
+
+def _seeded(world: World, work: Work, count: int) -> tuple[datetime, int]:
+    """When the jobs are due, which is later than now, and how many executions will have been recorded then."""
+    model = world.create(**work.document, execute_at=(seed.now(world) + timedelta(days=1)).isoformat())
+    for lead in _LEADS:
+        total = recorded(world) + count
+        work.forget()
+        due = seed.now(world) + timedelta(seconds=lead + count / _SEEDED_PER_SECOND)
+        seed.copy(world, model, count, due=due)
+        world.sql("select pg_notify('gnomon_wake', extract(epoch from cast(:at as timestamptz))::text)", at=due)
+        if seed.now(world) < due:
+            return due, total
+        wait_recorded(world, total)  # due before the last was made: the rate would say nothing
+    raise TimeoutError(f"{count} jobs can't be made within {_LEADS[-1]:g} s")
+
+
+def _check(world: World, work: Work, due: datetime, count: int) -> None:
+    """Each once, and at the target too."""
+    found = {
+        row.state: row.count
+        for row in world.sql(
+            "select state, count(*) as count from executions where scheduled_at = :due group by state", due=due
+        )
+    }
+    if found != {"SUCCEEDED": count}:
+        raise RuntimeError(f"of {count} executions: {found}")
+    if (arrived := work.arrived()) not in (None, count):
+        raise RuntimeError(f"{arrived} arrived at the target of {count} executions")
+
+
+def _declared(channel: BlockingChannel) -> int:
+    """The queue is there. How many messages it holds."""
+    count: int = channel.queue_declare(_QUEUE).method.message_count
+    return count
+
+
+def _rows(scale: Scale) -> Iterator[tuple[str, type[Work], str, int, int]]:
+    """What, its kind, the broker, workers, jobs."""
+    if scale.short:  # each kind and broker once
+        yield "http-0ms", Http, "redis", 1, scale.burst
+        yield "http-100ms", SlowHttp, "rabbitmq", 2, scale.burst
+        yield "amqp", Amqp, "rabbitmq", 1, scale.burst
+        yield "async-noop", AsyncHandler, "redis", 1, scale.burst
+        yield "sync-noop", SyncHandler, "redis", 1, scale.burst
+        return
+    for what, kind in (("http-0ms", Http), ("http-100ms", SlowHttp)):
+        for broker in ("redis", "rabbitmq"):
+            for workers in (1, 2):
+                yield what, kind, broker, workers, scale.burst
+    for workers in (1, 2):
+        yield "amqp", Amqp, "rabbitmq", workers, scale.burst
+        yield "async-noop", AsyncHandler, "redis", workers, scale.burst
+    yield "sync-noop", SyncHandler, "redis", 1, scale.burst // 4
+
+
 def _cases(scale: Scale) -> Sequence[Case]:
-    everything = [
-        *(
-            (f"http-{delay_ms}ms", broker, workers, _http(delay_ms, scale.burst))
-            for delay_ms in (0, 100)
-            for broker in ("redis", "rabbitmq")
-            for workers in (1, 2)
-        ),
-        *(("amqp", "rabbitmq", workers, _amqp(scale.burst)) for workers in (1, 2)),
-        *(("async-noop", "redis", workers, _handler("bench_async", "async", scale.burst)) for workers in (1, 2)),
-        ("sync-noop", "redis", 1, _handler("bench_sync", "handlers", scale.burst // 4)),
-    ]
     return [
         Case(
             name=f"burst/{what}/{broker}/{workers}-workers/gnomon",
-            measure=partial(measure, work=work, broker=broker, workers=workers),
+            measure=partial(measure, kind=kind, broker=broker, workers=workers, jobs=jobs),
         )
-        for what, broker, workers, work in everything
+        for what, kind, broker, workers, jobs in _rows(scale)
     ]
 
 

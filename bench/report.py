@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,9 @@ from typing import Any
 from bench.bed import ROOT
 from bench.case import Case, Figures, Goal, Medians
 
-_LIBRARIES = ("celery", "kombu", "sqlalchemy", "psycopg2-binary", "pycurl", "uvloop", "redis", "pika", "gunicorn")
+LIBRARIES = ("celery", "kombu", "sqlalchemy", "psycopg2-binary", "pycurl", "uvloop", "redis", "pika", "gunicorn")
+# points of a curve, which a plot shows
+_CURVE = re.compile(r"p([1-4]0|[6-9]0|95)_ms")
 
 
 @dataclass(kw_only=True)
@@ -70,7 +73,7 @@ def machine() -> dict[str, str | int | float]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "load_at_start": round(os.getloadavg()[0], 2),
-        **{name: version(name) for name in _LIBRARIES},
+        **{name: version(name) for name in LIBRARIES},
     }
 
 
@@ -109,7 +112,7 @@ def goal_table(document: Mapping[str, Any]) -> list[list[str]]:
 
 def _table(group: str, cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A column for each figure that a case has; where others do the same work, their rate as a share of ours."""
-    figures = list(dict.fromkeys(name for case in cases for name in case["medians"]))
+    figures = list(dict.fromkeys(name for case in cases for name in case["medians"] if not _CURVE.fullmatch(name)))
     ours = {
         case["name"].rpartition("/")[0]: _first(case["medians"]) for case in cases if case["name"].endswith("/gnomon")
     }

@@ -67,7 +67,6 @@ class Sink(Server):
         self.port = free_port()
         self._child: Child | None = None
         self._log = self.data_dir / "arrivals.log"
-        self._read_from = 0
         self._marks = itertools.count(1)
 
     @property
@@ -110,14 +109,12 @@ class Sink(Server):
     def clear(self) -> None:
         """Forgets what has arrived up to now."""
         self._flush()
-        self._read_from = self._log.stat().st_size
+        os.truncate(self._log, 0)
 
     def arrivals(self) -> list[Arrival]:
         """What was answered since the last `clear`, in the order of the answers."""
         self._flush()
-        with self._log.open("rb") as file:
-            file.seek(self._read_from)
-            lines = file.read().decode(errors="replace").splitlines()
+        lines = self._log.read_text(errors="replace").splitlines()
         return [arrival for line in lines if not (arrival := _parse(line)).path.startswith("/mark/")]
 
     def _flush(self) -> None:
@@ -154,7 +151,7 @@ def _parse(line: str) -> Arrival:
     )
 
 
-def _tail(path: Path, size: int = 65536) -> bytes:
+def _tail(path: Path, size: int = 4 << 20) -> bytes:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - size))
         return file.read()

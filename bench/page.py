@@ -1,0 +1,74 @@
+"""docs/performance.md: what it says between its marks is made of one file of results."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import report
+from bench.bed import ROOT
+
+PAGE = ROOT / "docs/performance.md"
+_MARKED = re.compile(
+    r"(?<=<!-- made of )(\S+)( by scripts/bench --page; a test compares -->\n).*?(?=<!-- end -->)", re.S
+)
+
+
+def rewrite(results: Path) -> None:
+    """Puts the figures of this file into the page."""
+    named = str(results.resolve().relative_to(ROOT))
+    made = rendered(results)
+    PAGE.write_text(_MARKED.sub(lambda match: f"{named}{match[2]}{made}", PAGE.read_text()))
+
+
+def source() -> Path:
+    """The results that the page says it is made of."""
+    return ROOT / _match()[1]
+
+
+def present() -> str:
+    """What stands between the marks."""
+    return _match()[0].partition("-->\n")[2]
+
+
+def rendered(results: Path) -> str:
+    """What should."""
+    document = json.loads(results.read_text())
+    parts = [_origin(document), "### Goals", _markdown(report.goal_table(document))]
+    for group, table in report.tables(document).items():
+        parts += [f"### {group}", _plot(results, group), _markdown(table)]
+    return "\n" + "\n\n".join(part for part in parts if part) + "\n\n"
+
+
+def _match() -> re.Match[str]:
+    match = _MARKED.search(PAGE.read_text())
+    if match is None:
+        raise ValueError(f"{PAGE} has no marks; see bench/page.py")
+    return match
+
+
+def _origin(document: Mapping[str, Any]) -> str:
+    machine, rounds = document["machine"], max(len(case["rounds"]) for case in document["cases"])
+    versions = ", ".join(f"{name} {version}" for name, version in (document["servers"] | _libraries(machine)).items())
+    return (
+        f"`{document['command']}` at commit {document['commit']}, {document['begun_at'][:10]}; "
+        f"medians of {rounds} rounds. "
+        f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB, {machine['system']}, "
+        f"Python {machine['python']}, {versions}."
+    )
+
+
+def _libraries(machine: Mapping[str, Any]) -> dict[str, str]:
+    return {name: machine[name] for name in report.LIBRARIES}
+
+
+def _plot(results: Path, group: str) -> str:
+    drawn = results.with_name(f"{results.stem}-{group}.svg")
+    return f"![{group}](../{drawn.resolve().relative_to(ROOT)})" if drawn.exists() else ""
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> str:
+    titles, *lines = table
+    rule = ["---", *["---:"] * (len(titles) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (titles, rule, *lines))
