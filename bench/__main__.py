@@ -14,6 +14,7 @@ from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
 import bench
 from bench import page, report
@@ -118,7 +119,7 @@ def _measure_once(bed: Bed, run: report.Run, case: Case, where: str) -> None:
     print(f"[{where}] {case.name}: {told} ({time.monotonic() - begun:.0f} s)", flush=True)
 
 
-def _tell(document: dict[str, object]) -> None:
+def _tell(document: dict[str, Any]) -> None:
     for table in report.tables(document).values():
         print(f"\n{report.aligned(table)}")
     print(f"\n{report.aligned(report.goal_table(document))}")

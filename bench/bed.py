@@ -144,21 +144,22 @@ class Bed:
 
     def versions(self) -> dict[str, str]:
         """Of each server that runs."""
-        found = {}
-        for name in self.servers():
-            match name:
-                case "postgres":
-                    found[name] = _version_of_postgres(self.postgres)
-                case "valkey":
-                    with redis.Redis.from_url(self.valkey.url) as client:
-                        found[name] = str(
-                            client.info("server").get("valkey_version") or client.info("server")["redis_version"]
-                        )
-                case "rabbitmq":
-                    found[name] = self.rabbitmq.evaluate("rabbit_misc:version()").strip('"')
-                case "sink":
-                    found["nginx"] = self.sink.version()
-        return found
+        told = {
+            "postgres": self._version_of_postgres,
+            "valkey": self._version_of_valkey,
+            "rabbitmq": lambda: self.rabbitmq.evaluate("rabbit_misc:version()").strip('"'),
+            "sink": lambda: f"nginx {self.sink.version()}",
+        }
+        return {name: told[name]() for name in self.servers()}
+
+    def _version_of_postgres(self) -> str:
+        with contextlib.closing(psycopg2.connect(self.postgres.url_of("postgres"))) as session:
+            return str(session.get_parameter_status("server_version")).split()[0]
+
+    def _version_of_valkey(self) -> str:
+        with redis.Redis.from_url(self.valkey.url) as client:
+            told = client.info("server")
+        return str(told.get("valkey_version", told["redis_version"]))
 
     def _start(self, server: S) -> S:
         return self._opened.enter_context(server)
@@ -197,8 +198,3 @@ def _administer(server: EmbeddedPostgres, statement: str) -> None:
         session.autocommit = True
         with session.cursor() as cursor:
             cursor.execute(statement)
-
-
-def _version_of_postgres(server: EmbeddedPostgres) -> str:
-    with contextlib.closing(psycopg2.connect(server.url_of("postgres"))) as session:
-        return str(session.server_version)

@@ -82,20 +82,28 @@ class Amqp(Work):
             return _declared(connection.channel())
 
 
-class AsyncHandler(Work):
+class Handler(Work):
+    handler: str
+
+    def __init__(self, bed: Bed, queue_url: str) -> None:
+        super().__init__(bed, queue_url)
+        self.document = {"type": self.handler, "http_job": None, "payload": {}}
+
+
+class AsyncHandler(Handler):
+    handler = "bench_async"
     settings: ClassVar = {"SCHEDULER_WORKER_QUEUES": "async", "SCHEDULER_WORKER_HANDLERS": "bench.handlers"}
-    document: ClassVar = {"type": "bench_async", "http_job": None, "payload": {}}
 
 
-class SyncHandler(Work):
+class SyncHandler(Handler):
     """In two child processes."""
 
+    handler = "bench_sync"
     settings: ClassVar = {
         "SCHEDULER_WORKER_QUEUES": "handlers",
         "SCHEDULER_WORKER_HANDLERS": "bench.handlers",
         "SCHEDULER_WORKER_PROCESSES": "2",
     }
-    document: ClassVar = {"type": "bench_sync", "http_job": None, "payload": {}}
 
 
 def measure(bed: Bed, *, kind: type[Work], broker: str, workers: int, jobs: int) -> Figures:
@@ -149,9 +157,9 @@ def _seeded(world: World, work: Work, count: int) -> tuple[datetime, int]:
 def _check(world: World, work: Work, due: datetime, count: int) -> None:
     """Each once, and at the target too."""
     found = {
-        row.state: row.count
+        row.state: row.executions
         for row in world.sql(
-            "select state, count(*) as count from executions where scheduled_at = :due group by state", due=due
+            "select state, count(*) as executions from executions where scheduled_at = :due group by state", due=due
         )
     }
     if found != {"SUCCEEDED": count}:

@@ -38,8 +38,8 @@ def main() -> None:
 
 def _draw(cases: Cases) -> pyplot.Figure:
     """By the shape of the figures: a curve of percentiles, a cost that may grow with the size, or bars."""
-    if all(len(_percentiles(case)) > 4 for case in cases):
-        return _curves(cases)
+    if timed := [case for case in cases if len(_percentiles(case)) > 4]:
+        return _curves(timed)
     if len({size for case in cases for size in _sizes(case)}) > 1 and _costs(cases):
         return _growth(cases)
     return _bars(cases)
