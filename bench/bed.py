@@ -144,7 +144,7 @@ class Bed:
 
     def versions(self) -> dict[str, str]:
         """Of each server that runs."""
-        told = {
+        told: dict[str, Callable[[], str]] = {
             "postgres": self._version_of_postgres,
             "valkey": self._version_of_valkey,
             "rabbitmq": lambda: self.rabbitmq.evaluate("rabbit_misc:version()").strip('"'),
@@ -162,7 +162,8 @@ class Bed:
         return str(told.get("valkey_version", told["redis_version"]))
 
     def _start(self, server: S) -> S:
-        return self._opened.enter_context(server)
+        self._opened.enter_context(server)
+        return server
 
 
 class Stack:

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from support.world import World
 
-_POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.02
 _PATIENCE_SECONDS = 600
 _SUCCEEDED = "select coalesce(sum(count), 0), clock_timestamp() from tallies where outcome = 'SUCCEEDED'"
 
