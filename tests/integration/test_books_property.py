@@ -186,7 +186,7 @@ def test_books_stay_right_whatever_is_done_to_a_job(
 
 @pytest.mark.long
 @given(**HISTORIES)
-@settings(UNHURRIED, max_examples=1500)
+@settings(UNHURRIED, max_examples=400)
 def test_books_stay_right_in_many_more_histories(
     world: World, schedule: dict[str, object], policies: dict[str, object], steps: list[Step]
 ) -> None:
