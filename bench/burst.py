@@ -15,13 +15,6 @@ from bench.case import Case, Figures, Scale, Section
 from bench.recorded import recorded, wait_recorded
 
 WARM_UP = 300  # jobs before the burst: connections are open and code is loaded, as in a process that runs for hours
-_LEADS = (
-    2.0,
-    8.0,
-    32.0,
-    128.0,
-)  # seconds until the jobs are due, in which they are made; the first is enough when idle
-_SEEDED_PER_SECOND = 4_000
 _QUEUE = "bench"
 
 
@@ -142,16 +135,17 @@ def _run(world: World, stack: Stack, work: Work, count: int) -> Figures:
 def _seeded(world: World, work: Work, count: int) -> tuple[datetime, int]:
     """When the jobs are due, which is later than now, and how many executions will have been recorded then."""
     model = world.create(**work.document, execute_at=(seed.now(world) + timedelta(days=1)).isoformat())
-    for lead in _LEADS:
-        total = recorded(world) + count
+    total = recorded(world)
+
+    def make(due: datetime) -> None:
+        nonlocal total
+        total += count
         work.forget()
-        due = seed.now(world) + timedelta(seconds=lead + count / _SEEDED_PER_SECOND)
         seed.copy(world, model, count, due=due)
         world.sql("select pg_notify('gnomon_wake', extract(epoch from cast(:at as timestamptz))::text)", at=due)
-        if seed.now(world) < due:
-            return due, total
-        wait_recorded(world, total)  # due before the last was made: the rate would say nothing
-    raise TimeoutError(f"{count} jobs can't be made within {_LEADS[-1]:g} s")
+
+    due = seed.in_time(world, count, make=make, end=lambda: wait_recorded(world, total))
+    return due, total
 
 
 def _check(world: World, work: Work, due: datetime, count: int) -> None:

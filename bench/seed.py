@@ -1,6 +1,8 @@
 """Many jobs and executions by one statement each: real rows, copied from a job that the API's service has created."""
 
-from datetime import datetime
+import contextlib
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 
 from support.world import World
 
@@ -19,7 +21,8 @@ copied as (
         case when anchor_at is null then null else moment - make_interval(secs => 100 * interval_seconds) end,
         moment, {_COPIED}
     from given, lateral (
-        select cast(:due as timestamptz) + make_interval(secs => :over_seconds * number / :count) as moment
+        select cast(:due as timestamptz) + make_interval(secs => cast(:over_seconds as float8) * number / :count)
+            as moment
         from generate_series(0, :count - 1) number
     ) moments
     returning id, execute_at, anchor_at, next_run
@@ -57,6 +60,14 @@ from (
 ) ended
 """
 
+_INDEXES = """
+select indexrelid::regclass::text as name, pg_get_indexdef(indexrelid) as definition
+from pg_index where indrelid = cast(:name as regclass) and not indisprimary
+"""
+
+_LEADS = (2.0, 8.0, 32.0, 128.0)  # seconds until jobs are due, in which they are made; the first is enough when idle
+_MADE_PER_SECOND = 4_000
+
 
 def copy(world: World, job: Job, count: int, *, due: datetime, over_seconds: float = 0.0) -> None:
     """Adds `count` jobs like this one, due at that moment, or one after the other within `over_seconds` from it on."""
@@ -84,3 +95,29 @@ def now(world: World) -> datetime:
     """By the database's clock."""
     moment: datetime = world.one("select clock_timestamp()")
     return moment
+
+
+def in_time(world: World, count: int, *, make: Callable[[datetime], object], end: Callable[[], object]) -> datetime:
+    """A moment, and all of the `count` jobs that `make` makes due then were made before it.
+
+    Those that were due too early say nothing of a burst: `end` waits until they are over, and there is more time.
+    """
+    for lead in _LEADS:
+        due = now(world) + timedelta(seconds=lead + count / _MADE_PER_SECOND)
+        make(due)
+        if now(world) < due:
+            return due
+        end()
+    raise TimeoutError(f"{count} jobs can't be made within {_LEADS[-1]:g} s")
+
+
+@contextlib.contextmanager
+def indexes_later(world: World, *tables: str) -> Iterator[None]:
+    """For millions of rows: these tables have nothing but their primary keys until the end, which takes far less."""
+    indexes = [row for name in tables for row in world.sql(_INDEXES, name=name)]
+    for row in indexes:
+        world.sql(f"drop index {row.name}")
+    yield
+    for row in indexes:
+        world.sql(f"set local maintenance_work_mem = '512MB'; {row.definition}")
+    settle(world, *tables)
