@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
@@ -13,11 +14,12 @@ from typing import Any, Self, TypeVar
 import psycopg2
 import redis
 from servers.rabbitmq import RabbitMQ
-from support.cluster import Cluster, Role, cluster
+from support.cluster import Cluster, Role, cluster, wait_until
 from support.world import World
 
 from bench.sink import Sink
 from bench.usage import Meter, Usage, usage
+from gnomon.embedded.ports import LOOPBACK, free_port
 from gnomon.embedded.postgres import EmbeddedPostgres
 from gnomon.embedded.processes import Server
 from gnomon.embedded.valkey import EmbeddedValkey
@@ -174,11 +176,19 @@ class Stack:
         self._cluster = started
 
     def start_ready(self, *roles: str, **settings: str) -> list[Role]:
-        """Several at once ("api", "scheduler", "worker"), all ready when it returns."""
+        """Several at once ("scheduler", "worker"), all ready when it returns."""
         started = [self._cluster.start(role, **settings) for role in roles]
         for role in started:
             role.wait_ready(_READY_SECONDS)
         return started
+
+    def start_api(self) -> str:
+        """One that answers; its URL."""
+        address = f"{LOOPBACK}:{free_port()}"
+        started = self._cluster.start("api", SCHEDULER_WEB_API_HOST=address)
+        url = f"http://{address}"
+        wait_until(f"{started.name} answers", lambda: _is_served(f"{url}/v1/health/ready"), seconds=_READY_SECONDS)
+        return url
 
     @property
     def processes(self) -> dict[str, int]:
@@ -192,6 +202,14 @@ class Stack:
     def meter(self) -> Meter:
         """From now on: CPU seconds of each process and of each server."""
         return Meter({**self.processes, **self._bed.servers()})
+
+
+def _is_served(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10):
+            return True
+    except OSError:
+        return False
 
 
 def _administer(server: EmbeddedPostgres, statement: str) -> None:
