@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
@@ -13,9 +14,18 @@ from bench import seed
 from bench.bed import Bed, Stack
 from bench.case import Case, Figures, Scale, Section
 from bench.recorded import recorded, wait_recorded
+from gnomon.embedded.ports import LOOPBACK
 
 WARM_UP = 300  # jobs before the burst: connections are open and code is loaded, as in a process that runs for hours
 _QUEUE = "bench"
+_ADD_GUEST = (
+    'case rabbit_auth_backend_internal:exists(<<"guest">>) of true -> ok; '
+    'false -> rabbit_auth_backend_internal:add_user(<<"guest">>, <<"guest">>, <<"bench">>) end'
+)
+_GRANT_GUEST = (
+    "rabbit_auth_backend_internal:set_permissions("
+    '<<"guest">>, <<"{vhost}">>, <<".*">>, <<".*">>, <<".*">>, <<"bench">>)'
+)
 
 
 class Work:
@@ -56,13 +66,20 @@ class SlowHttp(Http):
 
 
 class Amqp(Work):
-    """Messages to a queue of the broker that carries the executions too."""
+    """Messages to a queue of the broker that carries the executions too.
+
+    As guest, whose password is known: another would be sealed to one job, and could not be copied to others.
+    """
 
     settings: ClassVar = {"SCHEDULER_EGRESS_ALLOW_OWN_BROKER": "true"}
 
     def __init__(self, bed: Bed, queue_url: str) -> None:
         super().__init__(bed, queue_url)
-        target = {"connection": queue_url, "exchange": "", "routing_key": _QUEUE, "body": "{}"}
+        vhost = urlsplit(queue_url).path[1:]
+        bed.rabbitmq.evaluate(_ADD_GUEST)
+        bed.rabbitmq.evaluate(_GRANT_GUEST.format(vhost=vhost))
+        connection = f"amqp://{LOOPBACK}:{bed.rabbitmq.port}/{vhost}"
+        target = {"connection": connection, "exchange": "", "routing_key": _QUEUE, "body": "{}"}
         self.document = {"type": "AMQP", "http_job": None, "amqp_job": target}
 
     def forget(self) -> None:
