@@ -4,12 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import ProgrammingError
 from support.world import World
 
 from gnomon.job.errors import Unavailable
-from gnomon.storage.postgres.engine import autocommit, create_engine, translated
+from gnomon.storage.postgres.engine import Direct, autocommit, create_engine, translated
 
 PID = text("select pg_backend_pid()")
+OWN_PID = Direct(PID)
 
 
 @pytest.fixture
@@ -18,6 +20,53 @@ def engine(database_url: str) -> Iterator[Engine]:
     opened = create_engine(database_url, pool_size=1, max_open=1)
     yield opened
     opened.dispose()
+
+
+@pytest.fixture
+def checked(database_url: str) -> Iterator[Engine]:
+    """A pool of one that looks for a sign of life before it hands out its connection."""
+    opened = create_engine(database_url, pool_size=1, max_open=1, check_first=True)
+    yield opened
+    opened.dispose()
+
+
+def test_connection_that_the_server_has_ended_since_its_last_use_is_replaced(checked: Engine, world: World) -> None:
+    for _ in range(3):
+        with translated(), autocommit(checked).connect() as connection:
+            pid = connection.execute(PID).scalar_one()
+        assert world.one("select pg_terminate_backend(:pid, 5000)", pid=pid)
+
+
+def test_connection_that_was_of_use_a_moment_ago_is_not_asked_again(
+    checked: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    OWN_PID.rows(checked)
+    asked: list[object] = []
+    monkeypatch.setattr(checked.dialect, "do_ping", asked.append)
+    OWN_PID.rows(checked)
+    assert not asked
+    monkeypatch.setattr("gnomon.storage.postgres.engine.BELIEVED_SECONDS", 0.0)
+    OWN_PID.rows(checked)
+    assert len(asked) == 1
+
+
+def test_direct_statement_breaks_as_any_other(checked: Engine, engine: Engine, world: World) -> None:
+    """What happens to it is told in the same errors, and a connection that broke is not used again."""
+    with pytest.raises(ProgrammingError, match="no_table"):
+        Direct(text("select from no_table")).rows(checked)
+    ((pid,),) = OWN_PID.rows(engine)
+    assert world.one("select pg_terminate_backend(:pid, 5000)", pid=pid)
+    with pytest.raises(Unavailable), translated():
+        OWN_PID.rows(engine)
+    assert OWN_PID.rows(engine) != [(pid,)]
+
+
+def test_direct_statement_stays_though_the_next_transaction_is_rolled_back(engine: Engine) -> None:
+    Direct(text("create table kept (id int); select 1")).rows(engine)
+    with engine.begin() as connection:
+        connection.execute(text("insert into kept values (1)"))
+        connection.rollback()
+    assert Direct(text("select * from kept")).rows(engine) == []
 
 
 def test_connection_that_breaks_after_the_answer_does_not_take_the_answer_with_it(engine: Engine, world: World) -> None:
@@ -52,3 +101,13 @@ def test_server_that_has_become_a_standby_is_left(engine: Engine) -> None:
         connection.execute(write)
     with translated(), autocommit(engine).connect() as connection:
         connection.execute(write)
+
+
+def test_direct_statement_leaves_such_a_server_too(engine: Engine) -> None:
+    with autocommit(engine).connect() as connection:
+        connection.execute(text("set default_transaction_read_only = on"))
+    write = Direct(text("create table kept (id int); select 1"))
+    with pytest.raises(Unavailable, match="read-only"), translated():
+        write.rows(engine)
+    with translated():
+        assert write.rows(engine) == [(1,)]

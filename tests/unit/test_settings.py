@@ -125,7 +125,7 @@ def test_empty_variable_counts_as_not_set() -> None:
 
 
 def test_pool_larger_than_its_limit_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"db.max_open_conns \(3\) must not be below db.max_idle_conns \(5\)"):
+    with pytest.raises(ConfigurationError, match=r"db.max_open_conns \(3\) must not be below db.max_idle_conns \(10\)"):
         load_settings({"db_max_open_conns": "3"}, {})
 
 

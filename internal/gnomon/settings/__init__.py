@@ -122,7 +122,7 @@ class Database(Section):
     password: Secret | None = Field(default=None, description="password of db.user")
     host: Text = Field(default="127.0.0.1:5432", description="server, with :port if it is not 5432")
     name: Text = Field(default="scheduler", description="name of the database")
-    max_idle_conns: Threads = Field(default=5, description="connections a process keeps open (the pool's size)")
+    max_idle_conns: Threads = Field(default=10, description="connections a process keeps open (the pool's size)")
     max_open_conns: Threads = Field(
         default=10, description="connections a process opens at most (pool and overflow); at least db.max_idle_conns"
     )

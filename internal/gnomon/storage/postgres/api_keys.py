@@ -6,17 +6,18 @@ from datetime import timedelta
 from typing import Any
 
 from psycopg2.errorcodes import UNDEFINED_TABLE
-from sqlalchemy import Engine, Row, Select, exists, func, or_, select, update
+from sqlalchemy import Engine, Row, Select, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from gnomon.job.api_key import ApiKey, NewKey
 from gnomon.job.errors import NameTaken, NotFound, Unavailable
 from gnomon.job.principal import Role
-from gnomon.storage.postgres.engine import autocommit, error_code, translated
+from gnomon.storage.postgres.engine import Direct, autocommit, error_code, translated
 from gnomon.storage.postgres.tables import api_keys
 
 USES_NOTED = timedelta(minutes=1)
+ANY_MADE = Direct(text("select exists (select from api_keys)"))
 
 
 @contextmanager
@@ -97,9 +98,8 @@ class PostgresKeyStore:
 
     def any_made(self) -> bool:
         """Whether there is a row, whatever became of its key."""
-        with _answered(), self._autocommit.connect() as connection:
-            found: bool = connection.execute(select(exists(select(api_keys.c.id)))).scalar_one()
-        return found
+        with _answered():
+            return bool(ANY_MADE.rows(self._engine)[0][0])
 
 
 def _values(key: NewKey) -> dict[str, Any]:

@@ -1,16 +1,21 @@
 """Connections to Postgres, and what their errors mean to the rooms that call."""
 
-from collections.abc import Iterator
+import select
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+import psycopg2
 import sqlalchemy
 from psycopg2 import errorcodes
-from sqlalchemy import Engine, ExceptionContext
+from sqlalchemy import ClauseElement, Engine, ExceptionContext
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from gnomon.job.errors import ConfigurationError, Contended, Unavailable
 
@@ -37,6 +42,8 @@ CONTENTION = {errorcodes.LOCK_NOT_AVAILABLE, errorcodes.DEADLOCK_DETECTED, error
 PASSING = {errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, errorcodes.READ_ONLY_SQL_TRANSACTION}
 # libpq keeps the reason to itself.
 UNTRUSTED = " (it has expired, is not valid yet, or nobody who is trusted here has signed it: see tls.ca_file)"
+USED_AT = "used_at"
+BELIEVED_SECONDS = 1.0  # for which a connection that was of use is taken to live, if its server says nothing
 PASSING_CLASSES = ("08", "53", "57", "58")  # connection, resources, operator intervention, system error
 
 
@@ -45,7 +52,7 @@ def create_engine(
 ) -> Engine:
     """An engine whose sessions can't hold locks for long. It connects when first used.
 
-    `check_first` asks each pooled connection for a sign of life before it is used: for the API, where a stale one
+    `check_first` looks for a sign of life of each pooled connection before it is used: for the API, where a stale one
     would cost a user an error. `schema` (a plain identifier) is where the tables are, if not where the server looks
     first. Raises ConfigurationError for a URL that is not one of Postgres.
     """
@@ -56,19 +63,57 @@ def create_engine(
         pool_size=pool_size,
         max_overflow=max(0, max_open - pool_size),
         pool_timeout=5,
-        pool_pre_ping=check_first,
         hide_parameters=True,  # they hold definitions, and so secrets
         connect_args={**CLIENT_SETTINGS, "options": options, "application_name": "gnomon"},
     )
     engine.dialect.reset_isolation_level = _leave_autocommit  # type: ignore[assignment]
     sqlalchemy.event.listen(engine, "handle_error", _leave_standby)
+    if check_first:
+        _check_before_use(engine)
     return engine
 
 
+def _check_before_use(engine: Engine) -> None:
+    """Makes a new connection of a pooled one that does not live any more.
+
+    SQLAlchemy's own check asks the server each time, which doubles the round trips of most requests. But a server that
+    ends a session says so: one that was of use a moment ago, and whose socket has nothing to say, lives.
+    """
+
+    def note_use(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+        entry.info[USED_AT] = time.monotonic()
+
+    def check(connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object) -> None:
+        used_at = entry.info.get(USED_AT)
+        if used_at is None or (time.monotonic() - used_at < BELIEVED_SECONDS and _is_silent(connection)):
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg2.Error as error:
+            raise InvalidatePoolError("it does not live any more") from error
+
+    sqlalchemy.event.listen(engine, "checkin", note_use)
+    sqlalchemy.event.listen(engine, "checkout", check)
+
+
+def _is_silent(connection: Any) -> bool:
+    """Whether nothing has arrived that nobody has asked for, such as the end."""
+    poll = select.poll()
+    try:
+        poll.register(connection.fileno(), select.POLLIN)
+    except psycopg2.Error:  # closed on this side
+        return False
+    return not poll.poll(0)
+
+
 def _leave_standby(context: ExceptionContext) -> None:
-    """After a failover a connection may lead to a server that only reads by now; another one may not."""
-    if getattr(context.original_exception, "pgcode", None) == errorcodes.READ_ONLY_SQL_TRANSACTION:
+    if _is_standby(context.original_exception):
         context.is_disconnect = True
+
+
+def _is_standby(error: BaseException) -> bool:
+    """After a failover a connection may lead to a server that only reads by now; another one may not."""
+    return getattr(error, "pgcode", None) == errorcodes.READ_ONLY_SQL_TRANSACTION
 
 
 def psycopg2_url(url: str) -> sqlalchemy.URL:
@@ -85,6 +130,52 @@ def psycopg2_url(url: str) -> sqlalchemy.URL:
 def autocommit(engine: Engine) -> Engine:
     """The same pool; each statement is its own transaction, so a stopped client can't be inside one."""
     return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+class Direct:
+    """A statement that is compiled once, and run in autocommit past SQLAlchemy's machinery.
+
+    That takes longer than a small statement itself. For those that most requests wait for.
+    """
+
+    def __init__(self, statement: ClauseElement) -> None:
+        self._compiled = statement.compile(dialect=PGDialect_psycopg2())  # type: ignore[no-untyped-call]
+
+    def rows(self, engine: Engine, **values: object) -> list[tuple[Any, ...]]:
+        """What it returns, as the driver reads it. Raises what SQLAlchemy would."""
+        parameters = self._compiled.construct_params(values) or {}
+        pooled = None
+        try:
+            pooled = engine.raw_connection()
+            return _run(pooled.dbapi_connection, self._compiled.string, parameters)
+        except psycopg2.Error as error:
+            gone = pooled is not None and engine.dialect.is_disconnect(cast(Any, error), pooled.dbapi_connection, None)
+            if pooled is not None and (gone or _is_standby(error)):
+                pooled.invalidate(error)
+            raise DBAPIError.instance(
+                self._compiled.string,
+                parameters,
+                error,
+                psycopg2.Error,
+                hide_parameters=True,
+                connection_invalidated=gone,
+                dialect=engine.dialect,
+            ) from error
+        finally:
+            if pooled is not None:
+                pooled.close()
+
+
+def _run(connection: Any, statement: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            found: list[tuple[Any, ...]] = cursor.fetchall()
+            return found
+    finally:
+        if not connection.closed:
+            connection.autocommit = False
 
 
 def _leave_autocommit(connection: DBAPIConnection) -> None:
