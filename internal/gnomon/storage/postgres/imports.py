@@ -85,7 +85,7 @@ def _put(connection: Connection, step: ImportStep) -> Imported:
     if found is None:
         _create(connection, step)
         return Imported(outcome="created")
-    job, now = locked_job(connection, found), database_clock(connection)
+    job, now = locked_job(connection, found)
     change = step.replace(job, now)
     if change is None:
         return Imported(outcome="unchanged")

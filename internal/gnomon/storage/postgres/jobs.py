@@ -1,12 +1,30 @@
 """JobStore on Postgres: definitions, revisions and where each job stands."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row, Select, and_, insert, literal, select, text, tuple_, update
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    cast,
+    func,
+    literal,
+    select,
+    text,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, dialect
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.types import Text
 
@@ -14,21 +32,75 @@ from gnomon.job.changes import changed_fields
 from gnomon.job.errors import NotFound, RevisionMismatch
 from gnomon.job.model import Action, Definition, Job, JobStatus
 from gnomon.job.ports import Event, JobChange, JobQuery, NewJob, Page
+from gnomon.job.target import type_of
 from gnomon.storage.cursors import read_cursor, write_cursor
-from gnomon.storage.postgres.engine import autocommit, translated
-from gnomon.storage.postgres.quotas import check_jobs
-from gnomon.storage.postgres.rows import Unreadable, definition_columns, definition_document, read_stored_definition
-from gnomon.storage.postgres.sessions import announce, database_clock, principal_of
-from gnomon.storage.postgres.tables import executions, job_events, job_revisions, jobs
+from gnomon.storage.postgres.engine import Direct, autocommit, translated
+from gnomon.storage.postgres.literals import json_rows
+from gnomon.storage.postgres.quotas import check_jobs, has_job_quotas
+from gnomon.storage.postgres.rows import (
+    DEFINED,
+    Unreadable,
+    definition_columns,
+    definition_document,
+    read_stored_definition,
+)
+from gnomon.storage.postgres.sessions import CLOCK, database_clock, principal_of
+from gnomon.storage.postgres.statements import WAKE_CHANNEL
+from gnomon.storage.postgres.tables import executions, job_revisions, jobs
 from gnomon.storage.refusals import name_taken, no_job, no_job_named
+
+DIALECT = dialect()  # type: ignore[no-untyped-call]
+EVENT = """
+insert into job_events (job_id, action, revision, owed_from, owed_until, reason, principal, changed)
+values (:id, :action, :revision, :owed_from, :owed_until, :reason, :principal, cast(:changed as text[]))
+"""
+CHANGED = """
+status = :status, next_run = :next_run, held_until = null, hold_reason = null, pause_reason = :pause_reason,
+paused_until = :paused_until, updated_at = :now
+"""
+WAKE = f"""
+select pg_notify('{WAKE_CHANNEL}', extract(epoch from cast(:wake_at as timestamptz))::text)
+where cast(:wake_at as timestamptz) is not null
+"""
+
+BIRTH = text(f"""
+with given as materialized (
+    select * from json_to_recordset(cast(:born as json)) as g (
+        id uuid, next_run timestamptz, definition jsonb,
+        {", ".join(f"{name} {jobs.c[name].type.compile(DIALECT)}" for name in DEFINED)}
+    )
+), born as (
+    insert into jobs (id, status, revision, next_run, created_at, updated_at, created_by, {", ".join(DEFINED)})
+    select id, 'RUNNING', 1, next_run, :now, :now, :principal, {", ".join(DEFINED)} from given
+), revised as (
+    insert into job_revisions (job_id, revision, definition) select id, 1, definition from given
+), booked as (
+    insert into job_events (job_id, action, revision, owed_from, principal)
+    select id, 'CREATED', 1, :now, :principal from given
+)
+select pg_notify('{WAKE_CHANNEL}', extract(epoch from min(next_run))::text) from given
+having min(next_run) is not null
+""")
+
+CHANGE = text(f"with changed as (update jobs set {CHANGED} where id = :id), booked as ({EVENT}) {WAKE}")
+
+EDIT = text(f"""
+with changed as (
+    update jobs set {CHANGED}, revision = :revision, {", ".join(f"{name} = :{name}" for name in DEFINED)} where id = :id
+), revised as (
+    insert into job_revisions (job_id, revision, definition) values (:id, :revision, cast(:definition as jsonb))
+), booked as ({EVENT}) {WAKE}
+""")
+
+BEAR = Direct(BIRTH)
 
 # What runs finishes the attempt it is in: its row allows no other. Which rows those are is only known once they are
 # locked: a claim and a retry may be on their way.
-DELETE = text("""
+DELETE = text(f"""
 with gone as (
     update jobs set deleted_at = now(), updated_at = now(), status = 'STOPPED', next_run = null, paused_until = null
     where id = :id and deleted_at is null
-), pick as materialized (
+), booked as ({EVENT}), pick as materialized (
     select id, state from executions
     where job_id = :id and state in ('WAITING', 'PENDING', 'RUNNING') order by id for no key update
 ), cancelled as (
@@ -47,23 +119,30 @@ class PostgresJobStore:
         self._autocommit = autocommit(engine)
 
     def create(self, prepare: Callable[[datetime], NewJob]) -> Job:
-        """One transaction: the job, its first revision, and the announcement of its first moment."""
-        with translated(), self._engine.begin() as connection:
-            return insert_job(connection, prepare)
+        """One statement; with quotas one transaction, because what is too much is only known afterwards."""
+        if has_job_quotas(self._engine):
+            with translated(), self._engine.begin() as connection:
+                return insert_job(connection, prepare)
+        with translated():
+            ((now,),) = CLOCK.rows(self._engine)
+            new = prepare(now)
+            with _names_taken(new.definition.name):
+                BEAR.rows(self._engine, **_birth_values([new], now, principal_of(self._engine)))
+        return _born(new, now)
 
     def get(self, job_id: UUID) -> Job:
         """Raises NotFound."""
-        with translated(), self._autocommit.connect() as connection:
-            return read_job(connection, job_id)
+        with translated():
+            return _read_job(_only(GET.rows(self._engine, id=job_id), no_job(job_id)))
 
     def get_by_name(self, name: str) -> Job:
         """Raises NotFound."""
-        with translated(), self._autocommit.connect() as connection:
-            return _one(connection, _select_jobs().where(jobs.c.name == name), no_job_named(name))
+        with translated():
+            return _read_job(_only(GET_BY_NAME.rows(self._engine, name=name), no_job_named(name)))
 
     def list(self, query: JobQuery) -> Page[Job]:
         """Newest first."""
-        chosen = filtered_jobs(_select_jobs(), query)
+        chosen = filtered_jobs(LIVING, query)
         if query.cursor is not None:
             created_at, last_id = read_cursor(query.cursor)
             chosen = chosen.where(tuple_(jobs.c.created_at, jobs.c.id) < tuple_(literal(created_at), literal(last_id)))
@@ -77,97 +156,119 @@ class PostgresJobStore:
     def update(self, job_id: UUID, decide: Callable[[Job, datetime], JobChange | None]) -> Job:
         """One transaction under the job's row lock; dispatch passes over the job meanwhile."""
         with translated(), self._engine.begin() as connection:
-            job = locked_job(connection, job_id)
-            now = database_clock(connection)
+            job, now = locked_job(connection, job_id)
             change = decide(job, now)
-            if change is None:
-                return job
-            write_change(connection, job, change, now)
-            return read_job(connection, job_id)
+            return job if change is None else write_change(connection, job, change, now)
 
     def delete(self, job_id: UUID, *, if_revision: int | None = None) -> None:
         """One transaction under the job's row lock, so that what a dispatch is creating meanwhile is cancelled too."""
         with translated(), self._engine.begin() as connection:
-            job = locked_job(connection, job_id)
+            job, _ = locked_job(connection, job_id)
             RevisionMismatch.check(job_id, job.revision, if_revision)
             owed_until = job.next_run if job.status is JobStatus.RUNNING else None
-            _insert_event(connection, job_id, job.revision, Event(action=Action.DELETED, owed_until=owed_until))
-            connection.execute(DELETE, {"id": job_id})
+            event = Event(action=Action.DELETED, owed_until=owed_until)
+            connection.execute(DELETE, {"id": job_id, **_event_values(connection, job.revision, event)})
 
 
 def insert_job(connection: Connection, prepare: Callable[[datetime], NewJob]) -> Job:
     """The job, its first revision, and the announcement of its first moment. Raises NameTaken and QuotaExceeded."""
     now = database_clock(connection)
     new = prepare(now)
-    try:
+    with _names_taken(new.definition.name):
         insert_jobs(connection, [new], now)
-    except IntegrityError as error:
-        raise _name_taken(error, new.definition.name) from error
-    return read_job(connection, new.id)
+    return _born(new, now)
+
+
+def _born(new: NewJob, now: datetime) -> Job:
+    definition = new.definition
+    return Job(
+        id=new.id,
+        definition=definition,
+        name=definition.name,
+        kind=type_of(definition.target),
+        tags=definition.tags,
+        status=JobStatus.RUNNING,
+        revision=1,
+        next_run=new.next_run,
+        created_at=now,
+        updated_at=now,
+    )
 
 
 def insert_jobs(connection: Connection, born: Sequence[NewJob], now: datetime) -> None:
     """As insert_job, for any number of them. Raises IntegrityError where one can't be, and QuotaExceeded."""
+    connection.execute(BIRTH, _birth_values(born, now, principal_of(connection)))
+    check_jobs(connection)
+
+
+def _birth_values(born: Sequence[NewJob], now: datetime, principal: str) -> dict[str, Any]:
     rows = [
         {
             "id": new.id,
-            "status": JobStatus.RUNNING.value,
-            "revision": 1,
             "next_run": new.next_run,
-            "created_at": now,
-            "updated_at": now,
-            "created_by": principal_of(connection),
+            "definition": definition_document(new.definition),
             **definition_columns(new.definition),
         }
         for new in born
     ]
-    revisions = [{"job_id": new.id, "revision": 1, "definition": definition_document(new.definition)} for new in born]
-    event = Event(action=Action.CREATED, owed_from=now)
-    connection.execute(insert(jobs), rows)
-    connection.execute(insert(job_revisions), revisions)
-    connection.execute(insert(job_events), [_event_row(connection, new.id, 1, event) for new in born])
-    announce(connection, min((new.next_run for new in born if new.next_run is not None), default=None))
-    check_jobs(connection)
+    return {"born": json_rows(rows), "now": now, "principal": principal}
 
 
 def read_job(connection: Connection, job_id: UUID) -> Job:
     """Raises NotFound, also for a deleted job."""
-    return _one(connection, _select_jobs().where(jobs.c.id == job_id), no_job(job_id))
+    return _read_job(_one(connection, BY_ID, {"id": job_id}, no_job(job_id)))
 
 
-def locked_job(connection: Connection, job_id: UUID) -> Job:
-    """The job; dispatch passes over it until the transaction ends. Raises NotFound."""
-    living = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.deleted_at.is_(None))
-    if connection.execute(living.with_for_update(key_share=True)).first() is None:
+def locked_job(connection: Connection, job_id: UUID) -> tuple[Job, datetime]:
+    """The job, and this very moment; dispatch passes over it until the transaction ends. Raises NotFound.
+
+    Not by one statement: it would read what is beside the job as it was before it waited for the lock.
+    """
+    if connection.execute(LOCK, {"id": job_id}).first() is None:
         raise no_job(job_id)
-    return read_job(connection, job_id)
+    row = _one(connection, LOCKED, {"id": job_id}, no_job(job_id))
+    return _read_job(row), row.now
 
 
-def write_change(connection: Connection, job: Job, change: JobChange, now: datetime) -> None:
-    """Of a locked job; also announces its next moment. Raises NameTaken."""
-    edited = change.definition is not None and change.definition != job.definition
-    revision = job.revision + 1 if edited else job.revision
-    values: dict[str, Any] = {
-        "status": change.status.value,
-        "revision": revision,
-        "next_run": change.next_run,
-        "held_until": None,
-        "hold_reason": None,
-        "pause_reason": change.pause_reason,
-        "paused_until": change.paused_until,
-        "updated_at": now,
+def write_change(connection: Connection, job: Job, change: JobChange, now: datetime) -> Job:
+    """Of a locked job, which it returns as it is then; also announces its next moment. Raises NameTaken."""
+    definition = change.definition
+    edited = definition is not None and definition != job.definition
+    changed = replace(
+        job,
+        status=change.status,
+        revision=job.revision + 1 if edited else job.revision,
+        next_run=change.next_run,
+        held_until=None,
+        hold_reason=None,
+        pause_reason=change.pause_reason,
+        paused_until=change.paused_until,
+        updated_at=now,
+    )
+    values = {
+        "id": job.id,
+        "status": changed.status.value,
+        "next_run": changed.next_run,
+        "pause_reason": changed.pause_reason,
+        "paused_until": changed.paused_until,
+        "now": now,
+        "wake_at": changed.paused_until or changed.next_run,
     }
-    if change.definition is not None and edited:
-        values |= definition_columns(change.definition)
-    try:
-        connection.execute(update(jobs).where(jobs.c.id == job.id).values(values))
-    except IntegrityError as error:
-        raise _name_taken(error, values.get("name")) from error
-    if change.definition is not None and edited:
-        _insert_revision(connection, job.id, revision, definition_document(change.definition))
-    changed = changed_fields(job.definition, change.definition) if edited and change.definition else ()
-    _insert_event(connection, job.id, revision, change.event, changed)
-    announce(connection, change.paused_until or change.next_run)
+    if definition is None or not edited:
+        connection.execute(CHANGE, {**values, **_event_values(connection, changed.revision, change.event)})
+        return changed
+    event = _event_values(connection, changed.revision, change.event, changed_fields(job.definition, definition))
+    stored = {"definition": json.dumps(definition_document(definition)), **definition_columns(definition)}
+    with _names_taken(definition.name):
+        connection.execute(EDIT, {**values, **event, **stored})
+    return replace(
+        changed,
+        definition=definition,
+        unreadable=None,
+        name=definition.name,
+        kind=type_of(definition.target),
+        tags=definition.tags,
+    )
 
 
 def _select_jobs() -> Select[Any]:
@@ -200,7 +301,7 @@ def _select_jobs() -> Select[Any]:
             jobs.c.hold_reason,
             jobs.c.pause_reason,
             jobs.c.paused_until,
-            job_revisions.c.definition,
+            cast(job_revisions.c.definition, Text).label("definition"),
             last.label("last_run"),
             active.c.worker.label("locked_by"),
             active.c.lease_expires_at.label("locked_until"),
@@ -209,6 +310,20 @@ def _select_jobs() -> Select[Any]:
         .outerjoin(active, literal(True))
         .where(jobs.c.deleted_at.is_(None))
     )
+
+
+LIVING = _select_jobs()
+# Of what was read: definitions and their texts of at most so many characters.
+REMEMBERED, SMALL = 1_024, 4_096
+BY_ID = LIVING.where(jobs.c.id == bindparam("id"))
+Found = namedtuple("Found", LIVING.selected_columns.keys())  # type: ignore[misc]
+GET = Direct(BY_ID)
+GET_BY_NAME = Direct(LIVING.where(jobs.c.name == bindparam("name")))
+# Under the lock: no dispatch of the job has seen a later moment. now() would not do, it is when the transaction began.
+LOCKED = BY_ID.add_columns(func.clock_timestamp().label("now"))
+LOCK = (
+    select(jobs.c.id).where(jobs.c.id == bindparam("id"), jobs.c.deleted_at.is_(None)).with_for_update(key_share=True)
+)
 
 
 def filtered_jobs(chosen: Select[Any], query: JobQuery) -> Select[Any]:
@@ -230,8 +345,8 @@ def filtered_jobs(chosen: Select[Any], query: JobQuery) -> Select[Any]:
     return chosen
 
 
-def _read_job(row: Row[Any]) -> Job:
-    stored = read_stored_definition(row.definition)
+def _read_job(row: Any) -> Job:
+    stored = _read_definition(row.definition) if len(row.definition) <= SMALL else _parsed(row.definition)
     return Job(
         id=row.id,
         definition=stored if isinstance(stored, Definition) else None,
@@ -254,28 +369,29 @@ def _read_job(row: Row[Any]) -> Job:
     )
 
 
-def _one(connection: Connection, chosen: Select[Any], missing: NotFound) -> Job:
-    row = connection.execute(chosen).first()
+def _parsed(stored: str) -> Definition | Unreadable:
+    return read_stored_definition(json.loads(stored))
+
+
+# The same text is the same definition, whoever asks again. It takes longer to check one than to fetch it.
+_read_definition = lru_cache(maxsize=REMEMBERED)(_parsed)
+
+
+def _only(rows: Sequence[tuple[Any, ...]], missing: NotFound) -> Any:
+    if not rows:
+        raise missing
+    return Found._make(rows[0])
+
+
+def _one(connection: Connection, chosen: Select[Any], wanted: Mapping[str, Any], missing: NotFound) -> Row[Any]:
+    row = connection.execute(chosen, wanted).first()
     if row is None:
         raise missing
-    return _read_job(row)
+    return row
 
 
-def _insert_revision(connection: Connection, job_id: UUID, revision: int, definition: dict[str, Any]) -> None:
-    connection.execute(insert(job_revisions).values(job_id=job_id, revision=revision, definition=definition))
-
-
-def _insert_event(
-    connection: Connection, job_id: UUID, revision: int, event: Event, changed: Sequence[str] = ()
-) -> None:
-    connection.execute(insert(job_events), _event_row(connection, job_id, revision, event, changed))
-
-
-def _event_row(
-    connection: Connection, job_id: UUID, revision: int, event: Event, changed: Sequence[str] = ()
-) -> dict[str, Any]:
+def _event_values(connection: Connection, revision: int, event: Event, changed: Sequence[str] = ()) -> dict[str, Any]:
     return {
-        "job_id": job_id,
         "action": event.action.value,
         "revision": revision,
         "owed_from": event.owed_from,
@@ -286,7 +402,12 @@ def _event_row(
     }
 
 
-def _name_taken(error: IntegrityError, name: str | None) -> Exception:
-    if getattr(error.orig, "diag", None) is not None and error.orig.diag.constraint_name == "jobs_name":  # type: ignore[union-attr]
-        return name_taken(name)
-    return error
+@contextmanager
+def _names_taken(name: str | None) -> Iterator[None]:
+    """Raises NameTaken where another job bears the name."""
+    try:
+        yield
+    except IntegrityError as error:
+        if getattr(error.orig, "diag", None) is not None and error.orig.diag.constraint_name == "jobs_name":  # type: ignore[union-attr]
+            raise name_taken(name) from error
+        raise

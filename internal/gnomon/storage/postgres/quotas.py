@@ -39,6 +39,12 @@ def quotas_of(connection: Connection) -> Quotas:
     return found
 
 
+def has_job_quotas(engine: Engine) -> bool:
+    """Whether there is a limit to how many jobs there are."""
+    quotas: Quotas = engine.get_execution_options().get(QUOTAS, Quotas())
+    return bool(quotas.jobs or quotas.jobs_per_key)
+
+
 def create_alone(connection: Connection) -> None:
     """Before several jobs are created in one transaction: where there is a limit, nobody else does until it ends."""
     quotas = quotas_of(connection)

@@ -12,6 +12,27 @@ from gnomon.job.schedule import At, Cron, Every, Schedule, Timing
 from gnomon.job.stored import read_stored, write_stored
 from gnomon.job.target import type_of
 
+# The columns of `jobs` that a definition decides: what dispatch and lists read without opening it.
+DEFINED = (
+    "name",
+    "type",
+    "queue",
+    "cron_schedule",
+    "interval_seconds",
+    "anchor_at",
+    "execute_at",
+    "timezone",
+    "starts_at",
+    "ends_at",
+    "spread_seconds",
+    "misfire_policy",
+    "misfire_grace_seconds",
+    "misfire_limit",
+    "overlap",
+    "max_attempts",
+    "tags",
+)
+
 
 def read_timing(row: Row[Any]) -> Timing:
     """The timing that the schedule columns of `jobs` describe."""
@@ -49,7 +70,7 @@ def read_stored_definition(document: Mapping[str, Any]) -> Definition | Unreadab
 
 
 def definition_columns(definition: Definition) -> dict[str, Any]:
-    """The columns of `jobs` that the definition decides: what dispatch and lists read without opening it."""
+    """A value for each of DEFINED."""
     schedule = definition.timing.schedule
     return {
         "name": definition.name,

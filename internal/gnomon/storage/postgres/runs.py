@@ -55,8 +55,7 @@ class PostgresRunStore:
     ) -> Sequence[datetime]:
         """The first is due at once; which others wait for it is for the unique indexes to say."""
         with translated(), self._engine.begin() as connection:
-            job = locked_job(connection, job_id)
-            now = database_clock(connection)
+            job, now = locked_job(connection, job_id)
             chosen = choose(job, now)
             booked = _booked(connection, job_id, chosen) | forgotten_moments(connection, job, chosen)
             moments = [moment for moment in chosen if moment not in booked]
@@ -94,7 +93,7 @@ def _once(
     """What was made with this key before; else what `create` makes under the job's row lock."""
     if once is not None and (known := known_resource(connection, once)) is not None:
         return Requested(execution=read_execution(connection, known), replayed=True)
-    job = locked_job(connection, find_job())
+    job, _ = locked_job(connection, find_job())
     if once is not None and (known := known_resource(connection, once)) is not None:  # a twin was quicker
         return Requested(execution=read_execution(connection, known), replayed=True)
     execution_id = create(job)

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy import Connection, Engine, text
 
+from gnomon.storage.postgres.engine import Direct
 from gnomon.storage.postgres.statements import WAKE_CHANNEL
 
 NOTIFY = text(f"select pg_notify('{WAKE_CHANNEL}', extract(epoch from cast(:at as timestamptz))::text)")
-
+NOW = text("select clock_timestamp()")
+CLOCK = Direct(NOW)
 
 ACTING = "gnomon_acting"
 
@@ -18,9 +20,9 @@ def acting_for(engine: Engine, acting: Callable[[], str]) -> Engine:
     return engine.execution_options(**{ACTING: acting})
 
 
-def principal_of(connection: Connection) -> str:
-    """The id of whom the connection acts for; empty for nobody."""
-    acting = connection.get_execution_options().get(ACTING)
+def principal_of(source: Connection | Engine) -> str:
+    """The id of whom it acts for; empty for nobody."""
+    acting = source.get_execution_options().get(ACTING)
     return "" if acting is None else str(acting())
 
 
@@ -29,7 +31,7 @@ def database_clock(connection: Connection) -> datetime:
 
     now() would not do: it is when the transaction began, and dispatches may have been quicker to get the lock.
     """
-    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    now: datetime = connection.execute(NOW).scalar_one()
     return now
 
 
