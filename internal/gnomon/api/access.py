@@ -55,7 +55,14 @@ def needs(needed: Needed) -> Callable[[View], View]:
 
 
 class Guarded(Flask):
-    """An app all of whose routes say which role they need, however they come to be registered."""
+    """An app all of whose routes say which role they need, however they come to be registered.
+
+    None of them is asynchronous.
+    """
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """The function itself. Flask would look into each view and each hook, for each request."""
+        return func
 
     def add_url_rule(
         self, rule: str, endpoint: str | None = None, view_func: Any = None, *more: Any, **options: Any

@@ -1,6 +1,7 @@
 """Where a request comes from, as far as that can be known."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
@@ -66,6 +67,7 @@ def _is_in(address: str, networks: Sequence[Network]) -> bool:
     return parsed is not None and any(parsed in network for network in networks)
 
 
+@lru_cache(maxsize=256)  # asked several times in each request
 def _parsed(text: str) -> Address | None:
     try:
         parsed = ip_address(text.strip("[]"))

@@ -22,8 +22,8 @@ def request_id() -> str:
     """That of the present request; the same each time it is asked for."""
     if not has_request_context():
         return uuid4().hex
-    if "request_id" not in g:
+    kept: str | None = g.get("request_id")
+    if kept is None:
         given = request.headers.get(HEADER, "")
-        g.request_id = given if HARMLESS.fullmatch(given) else uuid4().hex
-    known: str = g.request_id
-    return known
+        kept = g.request_id = given if HARMLESS.fullmatch(given) else uuid4().hex
+    return kept

@@ -6,10 +6,10 @@ was changed by whoever can write to the database, is refused.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import assert_never
+from typing import Any, assert_never
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -128,15 +128,16 @@ def _with_secrets(definition: Definition, change: Change) -> Definition:
 def _changed(target: Target, change: Change) -> Target:
     match target:
         case HttpTarget():
-            return replace(
-                target,
-                auth=_changed_auth(target.auth, change),
-                headers={
+            changed: Mapping[str, Any] = {
+                "auth": _changed_auth(target.auth, change),
+                "headers": {
                     name: change(HEADER + name.lower(), value) if target.keeps_secret(name) else value
                     for name, value in target.headers.items()
                 },
-                signing_secrets=tuple(map(partial(change, SIGNING), target.signing_secrets)),
-            )
+                "signing_secrets": tuple(map(partial(change, SIGNING), target.signing_secrets)),
+            }
+            same = all(getattr(target, name) == value for name, value in changed.items())
+            return target if same else replace(target, **changed)  # which checks all of it again
         case AmqpTarget():
             return _changed_amqp(target, change)
         case HandlerTarget():

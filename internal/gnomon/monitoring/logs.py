@@ -51,10 +51,11 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, role: str) -> None:
         super().__init__()
         self._role = role
+        self._encode = json.JSONEncoder(default=str).encode
 
     def format(self, record: logging.LogRecord) -> str:
         """`time` is RFC 3339 in UTC; what was passed as `extra` are further fields; an exception is `exception`."""
-        return masked(json.dumps(self._event(record), default=str))
+        return masked(self._encode(self._event(record)))
 
     def _event(self, record: logging.LogRecord) -> Mapping[str, object]:
         return {

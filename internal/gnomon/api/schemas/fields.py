@@ -84,9 +84,16 @@ class Input(Schema):
 
 
 class Answer(Schema):
-    """What is answered: every field is always there, but those of `sometimes`."""
+    """What is answered: every field is always there, but those of `sometimes`.
+
+    It documents what answers.py writes, and does not write it once more.
+    """
 
     sometimes: Collection[str] = ()
+
+    def dump(self, obj: Any, **_: Any) -> Any:
+        """What is given."""
+        return obj
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         """Called by marshmallow for each field."""
