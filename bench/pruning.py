@@ -34,6 +34,7 @@ EXECUTIONS = 1_000_000
 SHORT_EXECUTIONS = 20_000
 EACH = 100  # of them to a job
 RECENT = 20  # executions of each job that are too young to be removed
+BATCHES = 5  # made due at a time
 NOT_BEFORE = timedelta(hours=12)  # no job is due by itself
 OLD = "select count(*) from executions where finished_at < now() - make_interval(secs => :age)"
 QUIET, UNDER_WAY = "pruning/without/gnomon", "pruning/under-way/gnomon"
@@ -65,7 +66,9 @@ def measure(
         with keeper(url) as keeping:
             begun = time.monotonic()
             while time.monotonic() < begun + seconds and (keeping is None or keeping.poll() is None):
-                turnover.record(turnover.claim(turnover.dispatch()))
+                turnover.make_due(BATCHES)
+                while ids := turnover.dispatch():
+                    turnover.record(turnover.claim(ids))
             lasted = time.monotonic() - begun
         return {**turnover.figures(), "removed_per_s": (before - _old_ones(world)) / lasted}
 

@@ -35,8 +35,8 @@ def cases(scale: Scale) -> Sequence[Case]:
 def measure(bed: Bed, *, jobs: int) -> Figures:
     world = bed.keep(name_of(jobs), partial(_grown, bed, jobs))
     turnover = Turnover(world)
-    for _ in range(BATCHES):
-        ids = turnover.dispatch()
+    turnover.make_due(BATCHES)
+    while ids := turnover.dispatch():
         turnover.republish(ids)
         turnover.rescue(turnover.claim(ids))
         turnover.record(turnover.claim(ids))

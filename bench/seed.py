@@ -85,10 +85,10 @@ def history(world: World, each: int, *, until: datetime, over_seconds: float) ->
 def settle(world: World, *tables: str) -> None:
     """What autovacuum would have done some minutes later."""
     with world.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("set statement_timeout = 0")
+        connection.exec_driver_sql("set statement_timeout = 0; set lock_timeout = 0")  # autovacuum may be at it
         for name in tables:
             connection.exec_driver_sql(f"vacuum (analyze) {name}")
-        connection.exec_driver_sql("reset statement_timeout")
+        connection.exec_driver_sql("reset statement_timeout; reset lock_timeout")
 
 
 def now(world: World) -> datetime:
