@@ -20,7 +20,7 @@ from bench.programs import Programs, programs
 
 HERE = Path(__file__).parent
 WARM_UP = 50
-SHORT_JOBS = 50
+SHORT_JOBS = 20
 READY_SECONDS = 300.0  # on a machine that is busy with something else; it takes some
 START_SECONDS = 8.0  # until the processes of a peer that start after their jobs were made are surely up
 PATIENCE_SECONDS = 600.0
@@ -112,6 +112,7 @@ def steady(bed: Bed, *, peer: Peer, seconds: float) -> Figures:
 
 
 def _do(bed: Bed, *, peer: Peer, workers: int, http: bool, count: int, spacing: float, strict: bool = True) -> Done:
+    warm_up = min(WARM_UP, count // 4)
     marks = bed.folder / "done"
     marks.write_bytes(b"")
     with bed.database(migrated=False) as database_url, bed.queue("redis") as queue_url:
@@ -123,29 +124,36 @@ def _do(bed: Bed, *, peer: Peer, workers: int, http: bool, count: int, spacing: 
         }
         with programs(bed, python=bed.peers_python, environment=environment, name=peer.who) as started:
             bed.sink.clear()
-            due = _prepare(started, peer, workers=workers, count=count, spacing=spacing)
+            lead = _lead(peer, count + warm_up) if strict else 1.0
+            due = _prepare(started, peer, workers, count, warm_up, lead, spacing)
             if strict and time.time() > due:
                 raise RuntimeError(f"{peer.who} was not ready when its jobs were due; the rate would say nothing")
             meter = started.meter()
-            _wait(started, peer, marks, count + WARM_UP, seconds=due - time.time() + count * spacing + PATIENCE_SECONDS)
-            used = costs(meter.used(), count + WARM_UP)
+            _wait(started, peer, marks, count + warm_up, seconds=due - time.time() + count * spacing + PATIENCE_SECONDS)
+            used = costs(meter.used(), count + warm_up)
     done = sorted(MARK.iter_unpack(marks.read_bytes()))
-    if [number for number, _ in done] != [*range(-WARM_UP, count)]:
-        raise RuntimeError(f"{peer.who} did {len(done) - WARM_UP} jobs instead of each of {count} once")
+    if [number for number, _ in done] != [*range(-warm_up, count)]:
+        raise RuntimeError(f"{peer.who} did {len(done)} jobs instead of each of {count + warm_up} once")
     if http and (arrived := len(bed.sink.arrivals())) != len(done):
         raise RuntimeError(f"{arrived} requests of {peer.who} arrived for {len(done)} jobs")
     return Done(due=due, ended=sorted(at for number, at in done if number >= 0), used=used)
 
 
-def _prepare(started: Programs, peer: Peer, *, workers: int, count: int, spacing: float) -> float:
+def _lead(peer: Peer, jobs: int) -> float:
+    """Seconds within which the jobs are surely made and, where they are made first, the processes started."""
+    return 4.0 + jobs * peer.seed_seconds + START_SECONDS * peer.seeded_first
+
+
+def _prepare(
+    started: Programs, peer: Peer, workers: int, count: int, warm_up: int, lead: float, spacing: float
+) -> float:
     """Starts the processes and makes the jobs, in the order that the peer needs. When the first is due."""
     if peer.installs:
         started.run(peer.path, "install")
     if not peer.seeded_first:
         _start(started, peer, workers)
-    lead = 4.0 + (count + WARM_UP) * peer.seed_seconds + START_SECONDS * peer.seeded_first
     parts = [workers] if peer.seeded_first else []
-    due = float(started.run(peer.path, "seed", *parts, count, WARM_UP, lead, spacing))
+    due = float(started.run(peer.path, "seed", *parts, count, warm_up, lead, spacing))
     if peer.seeded_first:
         _start(started, peer, workers)
     return due

@@ -44,6 +44,7 @@ FLOOR_SAME_CLIENT = Reference(who="floor-same-client", program="floor", worker=[
 TEXTBOOK = Reference(who="textbook-celery", program="textbook", worker=["1"])
 # What the textbook does in some seconds; the others do what Gnomon does.
 TEXTBOOK_JOBS = {0: 2_000, 100: 200}
+SHORT_TEXTBOOK_JOBS = 50
 
 
 def measure(
@@ -113,7 +114,8 @@ def _wait(started: Programs, reference: Reference, database_url: str, first: int
 
 def _cases(scale: Scale) -> Iterator[Case]:
     for delay_ms, broker, workers, reference in _rows(scale):
-        count = scale.burst if reference is not TEXTBOOK else min(scale.burst, TEXTBOOK_JOBS[delay_ms])
+        most = SHORT_TEXTBOOK_JOBS if scale.short else TEXTBOOK_JOBS[delay_ms]
+        count = min(scale.burst, most) if reference is TEXTBOOK else scale.burst
         yield Case(
             name=name_of(delay_ms, broker, workers, reference.who),
             measure=partial(
