@@ -204,6 +204,8 @@ def _whole_body(request: Request) -> bytes:
 
 
 def _read_query(request: Request, repeatable: Collection[str]) -> dict[str, Any]:
+    if not request.query_string:
+        return {}
     try:
         unquote_to_bytes(request.query_string).decode()
     except UnicodeDecodeError:

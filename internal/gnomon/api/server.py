@@ -1,5 +1,6 @@
 """The web server: gunicorn, one process with threads."""
 
+import gc
 import logging
 import math
 from collections.abc import Callable
@@ -47,6 +48,9 @@ def serve(
         "sendfile": False,  # would go past the limit on sending
         "control_socket_disable": True,
     }
+    # What is there by now stays, in both processes: the collector need not look at it, and so have it copied.
+    gc.collect()
+    gc.freeze()
     _Server(make_app, options).run()
 
 

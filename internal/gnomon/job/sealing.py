@@ -122,7 +122,8 @@ def _open(secret: Secret, pointer: str, binding: bytes, unseal: Open) -> str:
 
 
 def _with_secrets(definition: Definition, change: Change) -> Definition:
-    return replace(definition, target=_changed(definition.target, change))
+    target = _changed(definition.target, change)
+    return definition if target is definition.target else replace(definition, target=target)
 
 
 def _changed(target: Target, change: Change) -> Target:

@@ -181,8 +181,9 @@ class JobService:
         if job.definition is None:
             return []
         closed = [] if self._egress is None else closed_to(job.definition.target, self._egress)
+        named = {"type": job.kind, "retry": {"strategy": job.definition.retry.strategy}}
         try:
-            known = announced.ask(self._catalog, write_definition(job.definition, secrets=True))
+            known = announced.ask(self._catalog, named)
         except Unavailable:  # the change is made: not knowing this must not make it look as if it were not
             return ["whether a worker has what the job names could not be found out now"]
         return [*closed, *announced.warnings(job.definition, known)]
