@@ -7,9 +7,10 @@ processes meet each statement and each connection for the first time there.
 
 import time
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
+from support.cluster import wait_until
 from support.world import World
 
 from bench import seed
@@ -25,7 +26,18 @@ CRON_SHARE = 10  # one job in so many
 WARM_UP = 10.0  # seconds: each job has run once then
 SHORT_WARM_UP = 1.0
 LEAD = timedelta(seconds=3)  # until the first moment: time to make the jobs
-TAIL = 2.0  # for what was due last to arrive
+PATIENCE = 600  # seconds for what was due to end, where the stack can't keep up
+# What is due before the end stays due, however late it is; nothing is due after it.
+END = """
+set local lock_timeout = 0;
+update jobs set ends_at = :end, status = case when next_run < :end then status else 'COMPLETED' end,
+    next_run = case when next_run < :end then next_run end
+where status = 'RUNNING'
+"""
+IS_OVER = """
+select not exists (select from jobs where status = 'RUNNING')
+    and not exists (select from executions where state in ('PENDING', 'RUNNING'))
+"""
 PERCENTS = {"p50_ms": 50.0, "p99_ms": 99.0, "p999_ms": 99.9, "max_ms": 100.0}
 
 
@@ -57,7 +69,7 @@ def measure(bed: Bed, *, rate: int, broker: str, warm_up: float, seconds: float)
         _sleep_until(begins + seconds)
         used, elapsed = meter.used(), meter.elapsed()
         memory = {name: usage.pss_bytes / 1e6 for name, usage in stack.usage().items()}
-        time.sleep(TAIL)
+        _finish(world, datetime.fromtimestamp(begins + seconds, UTC))
         late = latenesses(bed.sink.arrivals(), since=begins, until=begins + seconds)
     return {
         **{name: percentile(late, percent) for name, percent in PERCENTS.items()},
@@ -69,7 +81,8 @@ def measure(bed: Bed, *, rate: int, broker: str, warm_up: float, seconds: float)
 
 def _start(world: World, url: str, jobs: int) -> float:
     """Makes the jobs. When the first of them is due, in seconds of the epoch."""
-    target = {"http_job": {"url": url, "method": "POST", "body": "{}"}}
+    call = {"url": url, "method": "POST", "body": "{}"}
+    target = {"http_job": call, "overlap": "allow"}  # a run that is late keeps no other from being made
     timed = world.create(cron_schedule=f"*/{PERIOD} * * * * *", spread_seconds=PERIOD, **target)
     every = world.create(interval_seconds=PERIOD, **target)
     first = (seed.now(world) + LEAD).replace(microsecond=0)
@@ -77,6 +90,12 @@ def _start(world: World, url: str, jobs: int) -> float:
         seed.copy(world, model, count, due=first, over_seconds=PERIOD)
         world.service.delete(str(model.id))
     return first.timestamp()
+
+
+def _finish(world: World, end: datetime) -> None:
+    """Returns when all that was due has run. Were it not waited for, the latest would be missing."""
+    world.sql(END, end=end)
+    wait_until("all that was due has run", lambda: world.one(IS_OVER), seconds=PATIENCE)
 
 
 def _sleep_until(moment: float) -> None:
