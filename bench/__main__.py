@@ -122,7 +122,7 @@ def _measure_once(bed: Bed, run: report.Run, case: Case, where: str) -> None:
 def _tell(document: dict[str, Any]) -> None:
     for table in report.tables(document).values():
         print(f"\n{report.aligned(table)}")
-    print(f"\n{report.aligned(report.goal_table(document))}")
+    print(f"\n{report.aligned(report.goal_table(document))}\n{report.unmeasured(document)}")
     for name, failure in document["failures"].items():
         print(f"\nFAILED {name}: {failure}")
 

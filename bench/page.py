@@ -35,7 +35,7 @@ def present() -> str:
 def rendered(results: Path) -> str:
     """What should."""
     document = json.loads(results.read_text())
-    parts = [_origin(document), "### Goals", _markdown(report.goal_table(document))]
+    parts = [_origin(document), "### Goals", _markdown(report.goal_table(document)), report.unmeasured(document)]
     for group, table in report.tables(document).items():
         parts += [f"### {group}", _plot(results, group), _markdown(table)]
     return "\n" + "\n\n".join(part for part in parts if part) + "\n\n"
@@ -53,9 +53,9 @@ def _origin(document: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in (document["servers"] | _libraries(machine)).items())
     return (
         f"`{document['command']}` at commit {document['commit']}, {document['begun_at'][:10]}; "
-        f"medians of {rounds} rounds. "
-        f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB, {machine['system']}, "
-        f"Python {machine['python']}, {versions}."
+        f"{f'medians of {rounds} rounds' if rounds > 1 else 'one round'}. "
+        f"{machine['cores']} cores ({machine['processor']}), load {machine['load_at_start']} when it began, "
+        f"{machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}, {versions}."
     )
 
 

@@ -31,7 +31,8 @@ class Run:
     failures: dict[str, str] = field(default_factory=dict)
 
     def add(self, case: Case, figures: Figures) -> None:
-        self.rounds.setdefault(case.name, []).append(dict(figures))
+        """To six digits."""
+        self.rounds.setdefault(case.name, []).append({name: float(f"{value:.6g}") for name, value in figures.items()})
 
     @property
     def medians(self) -> Medians:
@@ -104,10 +105,15 @@ def aligned(table: Sequence[Sequence[str]]) -> str:
 
 
 def goal_table(document: Mapping[str, Any]) -> list[list[str]]:
-    return [
-        ["goal", "figure", ""],
-        *([goal["text"], _figure(goal["value"]), _verdict(goal)] for goal in document["goals"]),
-    ]
+    """Of the goals whose cases were run."""
+    goals = [goal for goal in document["goals"] if goal["value"] is not None]
+    return [["goal", "figure", ""], *([goal["text"], _figure(goal["value"]), _verdict(goal)] for goal in goals)]
+
+
+def unmeasured(document: Mapping[str, Any]) -> str:
+    """What is to be said of the other goals."""
+    others = sum(goal["value"] is None for goal in document["goals"])
+    return f"{others} goals are of cases that were not run." if others else ""
 
 
 def _table(group: str, cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -148,7 +154,7 @@ def _judged(goal: Goal, medians: Medians) -> dict[str, Any]:
 
 
 def _verdict(goal: Mapping[str, Any]) -> str:
-    return {None: "not measured", True: "reached", False: "NOT REACHED"}[goal["reached"]]
+    return "reached" if goal["reached"] else "NOT REACHED"
 
 
 def _first(figures: Mapping[str, float]) -> float:

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -249,9 +247,3 @@ def test_cache_beyond_tls_is_used_only_if_its_certificate_is_trusted(
         assert cached.get(job) == {job.id: job.definition}
         assert (cached.asked == asked) is spared
     door.close()
-
-
-def test_command_that_measures_it_runs() -> None:
-    command = [sys.executable, str(ROOT / "tests/bench/definition_cache.py"), "--jobs", "120", "--rounds", "1"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
-    assert "statements for Postgres 2, with the cache 0" in told
