@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 MICROSECOND = timedelta(microseconds=1)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # the least moment that an id can hold
+VERSION_AND_VARIANT = 7 << 76 | 2 << 62
+OTHER_BITS = (1 << 76) - 1 & ~(3 << 62)
 
 
 def scheduled_id(job_id: UUID, moment: datetime) -> UUID:
@@ -44,9 +46,7 @@ def moment_of(execution_id: UUID) -> datetime:
 def _moment_id(source: str, moment: datetime) -> UUID:
     micros = (moment - EPOCH) // MICROSECOND
     digest = int.from_bytes(hashlib.sha256(f"{source}:{micros}".encode()).digest()[:16])
-    value = _millis(moment) << 80 | digest & ((1 << 80) - 1)
-    value = value & ~(0xF << 76) | 7 << 76
-    return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
+    return UUID(int=micros // 1000 << 80 | VERSION_AND_VARIANT | digest & OTHER_BITS)
 
 
 def _millis(moment: datetime) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import assert_never
 from uuid import UUID
 
@@ -171,9 +172,7 @@ def describe(schedule: Schedule) -> str:
 def _moment_after(timing: Timing, after: datetime) -> datetime | None:
     match timing.schedule:
         case Cron(expression=expression, timezone=timezone):
-            rule = compile_cron(expression)
-            step = fixed_after if rule.fixed else elapsed_after
-            return step(rule, find_zone(timezone), after)
+            return _cron_after(expression, timezone, after)
         case Every(seconds=seconds, anchor_at=anchor_at):
             first = 0 if anchor_at == timing.starts_at else 1
             count = (after - anchor_at) // timedelta(seconds=seconds) + 1
@@ -182,6 +181,14 @@ def _moment_after(timing: Timing, after: datetime) -> datetime | None:
             return at if at > after else None
         case _:
             assert_never(timing.schedule)
+
+
+# What is due at one moment has few schedules: ten thousand jobs of every minute ask the same once.
+@lru_cache(maxsize=4096)
+def _cron_after(expression: str, timezone: str, after: datetime) -> datetime | None:
+    rule = compile_cron(expression)
+    step = fixed_after if rule.fixed else elapsed_after
+    return step(rule, find_zone(timezone), after)
 
 
 def _checked_instant(pointer: str, instant: datetime) -> datetime:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Row
@@ -36,20 +38,25 @@ DEFINED = (
 
 def read_timing(row: Row[Any]) -> Timing:
     """The timing that the schedule columns of `jobs` describe."""
-    return Timing(
-        schedule=_read_schedule(row),
-        starts_at=row.starts_at,
-        ends_at=row.ends_at,
-        spread_seconds=row.spread_seconds,
-    )
+    schedule = _schedule(row.cron_schedule, row.timezone, row.interval_seconds, row.anchor_at, row.execute_at)
+    return _timing(schedule, row.starts_at, row.ends_at, row.spread_seconds)
 
 
-def _read_schedule(row: Row[Any]) -> Schedule:
-    if row.cron_schedule is not None:
-        return Cron(row.cron_schedule, row.timezone)
-    if row.interval_seconds is not None:
-        return Every(row.interval_seconds, row.anchor_at)
-    return At(row.execute_at)
+@lru_cache(maxsize=4096)
+def _schedule(
+    cron: str | None, timezone: str, seconds: int | None, anchor_at: datetime | None, execute_at: datetime | None
+) -> Schedule:
+    if cron is not None:
+        return Cron(cron, timezone)
+    if seconds is not None and anchor_at is not None:
+        return Every(seconds, anchor_at)
+    assert execute_at is not None
+    return At(execute_at)
+
+
+@lru_cache(maxsize=4096)
+def _timing(schedule: Schedule, starts_at: datetime | None, ends_at: datetime | None, spread_seconds: int) -> Timing:
+    return Timing(schedule=schedule, starts_at=starts_at, ends_at=ends_at, spread_seconds=spread_seconds)
 
 
 @dataclass(frozen=True)
