@@ -12,6 +12,8 @@ from gnomon.scheduler.rescue import Rescuer
 
 RESCUE_SECONDS = 1.0
 RESCUED_AT_ONCE = 1_000  # at most, in one round: then there may be more
+# While jobs keep falling due, R1 looks so often. What is due for it earlier ends the sleep at once, and then it looks.
+REPUBLISH_SECONDS = 0.1
 # What stays due after a turn is locked by another scheduler, or waits for the broker: look again, but not at once.
 OVERDUE_PAUSE = timedelta(milliseconds=100)
 
@@ -40,7 +42,7 @@ class SchedulerLoop:
         self._waker = waker
         self._interval = interval
         self._stopping = stopping
-        self._next_rescue = 0.0
+        self._next_rescue = self._next_republish = 0.0
         self._was_overdue = False
 
     def turn(self) -> None:
@@ -60,9 +62,14 @@ class SchedulerLoop:
     def _round(self) -> bool:
         """However much is due, what was lost has its turn in between. Whether more is due."""
         done = self._dispatcher.run_once()
-        self._publisher.kick()
+        self._republish(idle=not done.jobs)
         self._rescue()
         return done.full or done.behind
+
+    def _republish(self, *, idle: bool) -> None:
+        if idle or time.monotonic() >= self._next_republish:
+            self._publisher.kick()
+            self._next_republish = time.monotonic() + REPUBLISH_SECONDS
 
     def _rescue(self) -> None:
         if time.monotonic() >= self._next_rescue:
