@@ -111,3 +111,37 @@ def test_direct_statement_leaves_such_a_server_too(engine: Engine) -> None:
         write.rows(engine)
     with translated():
         assert write.rows(engine) == [(1,)]
+
+
+def test_statement_is_planned_once_in_each_session_of_those_that_go_by_indexes(world: World) -> None:
+    for _ in range(3):
+        world.dispatch.horizon()
+    kept = text("select generic_plans, custom_plans from pg_prepared_statements where statement like '%next_run%'")
+    with world.by_index.connect() as connection:
+        assert [tuple(row) for row in connection.execute(kept)] == [(3, 0)]
+    with world.engine.connect() as connection:
+        assert connection.execute(kept).all() == []
+
+
+def test_session_that_has_dispatched_waits_for_the_disk_again(world: World) -> None:
+    """A claim must not be lost: its attempt would be given out a second time."""
+    job = world.due()
+    assert len(world.dispatched()) == 1
+    for engine in (world.by_index, autocommit(world.by_index)):
+        with engine.connect() as connection:
+            dispatched = text("select count(*) from pg_prepared_statements where statement like '%is_behind%'")
+            assert connection.execute(dispatched).scalar_one() == 1
+            assert connection.execute(text("show synchronous_commit")).scalar_one() == "on"
+    assert world.states_of(job) == ["PENDING"]
+
+
+def test_sessions_that_forget_their_plans_are_noticed_and_plan_anew_each_time(world: World) -> None:
+    """As behind a proxy that gives each transaction the session that is free."""
+    world.dispatch.horizon()
+    with world.by_index.connect() as connection:
+        connection.execute(text("deallocate all"))
+    with pytest.raises(Unavailable, match="does not exist"):
+        world.dispatch.horizon()
+    for _ in range(2):
+        world.dispatch.horizon()
+    assert world.dispatched() == []

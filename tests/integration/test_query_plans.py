@@ -11,6 +11,7 @@ from support.world import HTTP_JOB, World
 
 from gnomon.storage.postgres import housekeeping, statements
 from gnomon.storage.postgres.literals import json_rows, uuid_array
+from gnomon.storage.postgres.planned import form_of
 
 ROWS = 100_000
 IDS = [uuid4() for _ in range(100)]
@@ -45,8 +46,20 @@ def fill_executions(world: World, state: str, rows: int) -> None:
 
 def plan_of(world: World, statement: TextClause, **parameters: Any) -> list[dict[str, Any]]:
     """Every node of the plan."""
-    rows = world.sql(f"explain (format json) {statement.text}", **parameters)
-    plan = rows[0][0]
+    return _read_plan(world.sql(f"explain (format json) {statement.text}", **parameters)[0][0])
+
+
+def kept_plan_of(world: World, statement: TextClause, **parameters: Any) -> list[dict[str, Any]]:
+    """Every node of the plan that the sessions of schedulers and workers keep."""
+    form = form_of(statement)
+    with world.by_index.connect() as connection:
+        connection.execute(form.prepare)
+        plan = connection.execute(text(f"explain (format json) {form.execute.text}"), parameters).scalar_one()
+        connection.execute(text(f"deallocate {form.name}"))
+    return _read_plan(plan)
+
+
+def _read_plan(plan: Any) -> list[dict[str, Any]]:
     return list(_nodes((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]))
 
 
@@ -127,6 +140,37 @@ def test_claim_and_record_reach_rows_by_primary_key_with_a_backlog_and_stale_sta
     assert {"executions_pkey"} <= scans_of(record, "executions") <= {"executions_pkey", "executions_waiting"}
     renew = plan_of(world, statements.RENEW, tokens=TOKENS, lease=30)
     assert scans_of(renew, "executions") == {"executions_pkey"}
+
+
+def test_plans_that_sessions_keep_go_by_indexes_even_when_they_are_made_in_an_empty_database(world: World) -> None:
+    """However many rows come later: no session looks for a better way."""
+    claiming = {"ids": uuid_array(IDS), "delivery": uuid4(), "lease": 30, "worker": "w", "instance": uuid4()}
+    assert scans_of(kept_plan_of(world, statements.CLAIM, **claiming), "executions") == {"executions_pkey"}
+    recording = {"rows": "[]", "instance": uuid4(), "again": "retried"}
+    record = scans_of(kept_plan_of(world, statements.RECORD, **recording), "executions")
+    assert {"executions_pkey"} <= record <= {"executions_pkey", "executions_waiting"}
+    for statement in (statements.PENDING, statements.RETURN_SLOTS):
+        assert scans_of(kept_plan_of(world, statement, ids=uuid_array(IDS)), "executions") == {"executions_pkey"}
+    putting_off = {"ids": uuid_array(IDS), "delay": 1.0, "spread": 1.0, "instance": uuid4()}
+    assert scans_of(kept_plan_of(world, statements.PUT_OFF, **putting_off), "executions") == {"executions_pkey"}
+    starting = {"tokens": TOKENS, "delivery": uuid4(), "margin": 1.0}
+    assert scans_of(kept_plan_of(world, statements.START, **starting), "executions") == {"executions_pkey"}
+    assert scans_of(kept_plan_of(world, statements.RENEW, tokens=TOKENS, lease=30), "executions") == {"executions_pkey"}
+    release = scans_of(kept_plan_of(world, statements.RELEASE, tokens=TOKENS, delay=0.0), "executions")
+    assert {"executions_pkey"} <= release <= {"executions_pkey", "executions_waiting"}
+    before = scans_of(kept_plan_of(world, statements.RECORDED_BEFORE, tokens="[]"), "executions")
+    assert before == {"executions_pkey"}
+    inserting = {"rows": "[]", "state": "PENDING", "trigger": "SCHEDULE", "slot": 15}
+    assert scans_of(kept_plan_of(world, statements.INSERT_EXECUTIONS, **inserting), "jobs") == {"jobs_pkey"}
+    assert scans_of(kept_plan_of(world, statements.ADVANCE, rows="[]"), "jobs") == {"jobs_pkey"}
+    assert scans_of(kept_plan_of(world, statements.DEFINITIONS, keys="[]"), "job_revisions") == {"job_revisions_pkey"}
+    ahead = kept_plan_of(world, statements.HORIZON)
+    assert scans_of(ahead, "jobs") == {"jobs_due", "jobs_resume"}
+    assert scans_of(ahead, "executions") == {"executions_publish"}
+    due = kept_plan_of(world, statements.DUE, limit=1000, behind_limit=100)
+    assert scans_of(due, "jobs") == {"jobs_due"}
+    assert "Sort" not in {node["Node Type"] for node in due}, "it would read all that is due for each batch of it"
+    assert scans_of(kept_plan_of(world, statements.RESUME, limit=1000), "jobs") == {"jobs_resume", "jobs_pkey"}
 
 
 def test_question_what_to_try_again_reads_the_indexes_of_failures_and_of_repetitions_only(world: World) -> None:

@@ -86,11 +86,12 @@ class World(Scene):
 
     def __init__(self, database_url: str) -> None:
         self.engine = acting_for(create_engine(database_url, pool_size=5, max_open=20), acting)
+        self.by_index = create_engine(database_url, pool_size=5, max_open=20, by_index=True)
         self.jobs = PostgresJobStore(self.engine)
         self.history = PostgresHistoryStore(self.engine)
         self.runs = PostgresRunStore(self.engine)
-        self.instances = PostgresInstanceStore(self.engine)
-        self.housekeeping = PostgresHousekeepingStore(self.engine)
+        self.instances = PostgresInstanceStore(self.by_index)
+        self.housekeeping = PostgresHousekeepingStore(self.by_index)
         self.catalog = PostgresCatalog(self.engine)
         self.trail = PostgresTrailStore(self.engine)
         self.keys = PostgresKeyStore(self.engine)
@@ -103,10 +104,10 @@ class World(Scene):
         self.executions = self.worker("worker-1")
 
     def worker(self, name: str) -> PostgresExecutionStore:
-        return PostgresExecutionStore(self.engine, instance=uuid4(), worker=name, keys=OPEN.keys)
+        return PostgresExecutionStore(self.by_index, instance=uuid4(), worker=name, keys=OPEN.keys)
 
     def scheduler(self, *, names: Callable[[], Collection[str]] | None = None) -> PostgresDispatchStore:
-        return PostgresDispatchStore(self.engine, instance=uuid4(), names=names)
+        return PostgresDispatchStore(self.by_index, instance=uuid4(), names=names)
 
     def announce(self, *handlers: HandlerSpec, retry_strategies: Sequence[str] = ()) -> Identity:
         """A worker that has these, and has just said so."""
@@ -116,6 +117,7 @@ class World(Scene):
 
     def close(self) -> None:
         self.engine.dispose()
+        self.by_index.dispose()
 
     def make_due(self, *jobs: Job, ago: float = 0.0) -> datetime:
         """Moves the moments of interval jobs so that one fell due `ago` seconds ago, the next an interval later."""

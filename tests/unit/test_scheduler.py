@@ -279,6 +279,17 @@ def test_lost_attempts_are_rescued_however_much_is_due(
     assert len(store.spared) == 6
 
 
+def test_what_is_to_be_published_again_is_looked_for_now_and_then_and_whenever_nothing_is_due(
+    store: WatchedStore, broker: WatchedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(Publisher, "kick", lambda _: looks.append(len(store.limits)))
+    monkeypatch.setattr(loop_module, "REPUBLISH_SECONDS", 60.0)
+    store.answers = [Dispatched(jobs=10, published={}, held={}, full=True, behind=False)] * 5
+    loop_over(store, broker, WatchedWaker()).turn()
+    assert looks == [1, 6]
+
+
 def test_rescue_goes_on_at_once_while_there_is_more_to_rescue(
     store: WatchedStore, broker: WatchedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,7 @@ def run(settings: Settings) -> int:
     stop.install()
     start_logging(settings, role="scheduler")
     end_within(LONGEST_STOP, stop)
-    engine = open_engine(settings)
+    engine = open_engine(settings, by_index=True)
     code = 0
     if wait_until_available("waiting for the database", lambda: require_latest(engine), stop):
         identity = identity_of(settings, Role.SCHEDULER)

@@ -67,7 +67,7 @@ def run(settings: Settings) -> int:
         ca_file=settings.tls.ca_file,
     )
     end_within(settings.worker.shutdown_timeout + FAREWELL, stop)
-    engine = open_engine(settings)
+    engine = open_engine(settings, by_index=True)
     if not wait_until_available("waiting for the database", lambda: require_latest(engine), stop):
         return 0
     identity = identity_of(settings, Role.WORKER, queues=settings.worker.queues)

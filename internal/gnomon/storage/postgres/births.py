@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from gnomon.job.model import State, Trigger
-from gnomon.storage.postgres import statements
+from gnomon.storage.postgres import planned, statements
 from gnomon.storage.postgres.literals import json_rows
 
 # id, job_id and scheduled_at; `serial` for those that run one at a time; what else INSERT_EXECUTIONS reads. What is
@@ -22,4 +22,4 @@ def insert_executions(
     if not births:
         return set()
     parameters = {"rows": json_rows(births), "state": state.value, "trigger": trigger.value, "slot": slot}
-    return set(connection.execute(statements.INSERT_EXECUTIONS, parameters).scalars())
+    return set(planned.execute(connection, statements.INSERT_EXECUTIONS, parameters).scalars())

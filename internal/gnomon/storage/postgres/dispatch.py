@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -9,11 +10,11 @@ from sqlalchemy import Connection, Engine, Row
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from gnomon.job.errors import InvalidJob
-from gnomon.job.ids import scheduled_id
+from gnomon.job.ids import EPOCH, scheduled_id
 from gnomon.job.model import Misfire, MisfirePolicy, Overlap, State, Trigger
 from gnomon.job.plan import DueJob, Plan
 from gnomon.job.ports import Dispatched, Hold, Horizon, PlanBatch, Rescued
-from gnomon.storage.postgres import statements
+from gnomon.storage.postgres import planned, statements
 from gnomon.storage.postgres.births import Birth, insert_executions
 from gnomon.storage.postgres.engine import CONTENTION, autocommit, error_code, translated
 from gnomon.storage.postgres.literals import json_rows, uuid_array
@@ -41,15 +42,17 @@ class PostgresDispatchStore:
     def dispatch(self, decide: PlanBatch, *, limit: int) -> Dispatched:
         """D. One transaction: pauses that are over end; due jobs are locked, planned, booked and advanced."""
         with translated(), self._engine.begin() as connection:
-            connection.execute(statements.RESUME, {"limit": limit})
+            planned.execute(connection, statements.RESUME, {"limit": limit})
             behind_limit = max(1, limit // BEHIND_SHARE)
             due = statements.DUE if self._names is None else statements.DUE_NAMED
-            rows = connection.execute(due, {"limit": limit, "behind_limit": behind_limit, **self._whose()}).all()
+            wanted = {"limit": limit, "behind_limit": behind_limit, **self._whose()}
+            rows = planned.execute(connection, due, wanted).all()
             if not rows:
                 return Dispatched(jobs=0, published={}, held={}, full=False, behind=False)
             plans = _planned(rows, decide)
             published = self._book(connection, plans)
-            connection.execute(statements.ADVANCE, {"rows": json_rows([_advance(row, plan) for row, plan in plans])})
+            advanced = {"rows": json_rows([_advance(row, plan) for row, plan in plans])}
+            planned.execute(connection, statements.ADVANCE, advanced)
         return Dispatched(
             jobs=len(rows),
             published=published,
@@ -108,7 +111,7 @@ class PostgresDispatchStore:
         """The wake-up time."""
         horizon = statements.HORIZON if self._names is None else statements.HORIZON_NAMED
         with translated(), self._autocommit.connect() as connection:
-            row = connection.execute(horizon, self._whose()).one()
+            row = planned.execute(connection, horizon, self._whose()).one()
         return Horizon(now=row.now, at=row.at)
 
     def _whose(self) -> dict[str, list[str]]:
@@ -159,19 +162,21 @@ def _hold(error: Exception) -> Hold:
 
 
 def _due_job(row: Row[Any]) -> DueJob:
-    scheduled_id(row.id, row.next_run)  # raises for a moment that no id can hold
+    if row.next_run < EPOCH:
+        raise ValueError(f"no id can hold the moment {row.next_run}")
     return DueJob(
         id=row.id,
         revision=row.revision,
         timing=read_timing(row),
-        misfire=Misfire(
-            policy=MisfirePolicy(row.misfire_policy),
-            grace=timedelta(seconds=row.misfire_grace_seconds),
-            limit=row.misfire_limit,
-        ),
+        misfire=_misfire(row.misfire_policy, row.misfire_grace_seconds, row.misfire_limit),
         next_run=row.next_run,
         misfires_run=row.misfires_run,
     )
+
+
+@lru_cache(maxsize=1024)
+def _misfire(policy: str, grace: float, limit: int) -> Misfire:
+    return Misfire(policy=MisfirePolicy(policy), grace=timedelta(seconds=grace), limit=limit)
 
 
 def _births(row: Row[Any], plan: Plan) -> Iterable[Birth]:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from gnomon.job.model import Definition
 from gnomon.job.ports import Claimed, Record, Token, Unrecordable
 from gnomon.job.sealing import plain_in, sealed_to
-from gnomon.storage.postgres import statements
+from gnomon.storage.postgres import planned, statements
 from gnomon.storage.postgres.engine import autocommit, is_passing, translated
 from gnomon.storage.postgres.literals import json_rows, json_tokens, uuid_array
 from gnomon.storage.postgres.rows import read_stored_definition
@@ -57,7 +57,7 @@ class PostgresExecutionStore:
             "instance": self._instance,
         }
         with translated(), self._engine.connect() as connection:
-            return [Claimed(**row) for row in connection.execute(statements.CLAIM, parameters).mappings()]
+            return [Claimed(**row) for row in planned.execute(connection, statements.CLAIM, parameters).mappings()]
 
     def definitions(self, revisions: Collection[tuple[UUID, int]]) -> Mapping[tuple[UUID, int], Definition]:
         """Immutable, so what this returns may be kept for ever."""
@@ -106,8 +106,9 @@ class PostgresExecutionStore:
         return self._ids(statements.RENEW, {"tokens": json_tokens(tokens), "lease": lease.total_seconds()})
 
     def cancel_requested(self, tokens: Collection[Token]) -> set[UUID]:
-        """Which to abort."""
-        return self._ids(statements.CANCEL_REQUESTED, {"tokens": json_tokens(tokens)})
+        """Which to abort. Planned each time: the shortest way depends on how many are asked to stop."""
+        with translated(), self._engine.connect() as connection:
+            return set(connection.execute(statements.CANCEL_REQUESTED, {"tokens": json_tokens(tokens)}).scalars())
 
     def release(self, tokens: Collection[Token], *, delay: timedelta) -> set[UUID]:
         """L."""
@@ -116,7 +117,7 @@ class PostgresExecutionStore:
     def pending(self, ids: Collection[UUID]) -> Mapping[UUID, tuple[UUID, int]]:
         """Reads by primary key."""
         with translated(), self._engine.connect() as connection:
-            rows = connection.execute(statements.PENDING, {"ids": uuid_array(ids)})
+            rows = planned.execute(connection, statements.PENDING, {"ids": uuid_array(ids)})
             return {row.id: (row.job_id, row.revision) for row in rows}
 
     def return_slots(
@@ -129,7 +130,7 @@ class PostgresExecutionStore:
             statement = statements.PUT_OFF
             parameters |= {"delay": delay.total_seconds(), "spread": spread.total_seconds(), "instance": self._instance}
         with translated(), self._engine.connect() as connection:
-            connection.execute(statement, parameters)
+            planned.execute(connection, statement, parameters)
 
     def overlooked(self, queues: Collection[str], *, oldest: timedelta, newest: timedelta) -> int:
         """Reads the slots under way, which end within the longest one and its jitter."""
@@ -145,12 +146,12 @@ class PostgresExecutionStore:
     def _stored(self, revisions: Collection[tuple[UUID, int]]) -> dict[tuple[UUID, int], Mapping[str, Any]]:
         keys = json_rows([{"job_id": job_id, "revision": revision} for job_id, revision in revisions])
         with translated(), self._engine.connect() as connection:
-            rows = connection.execute(statements.DEFINITIONS, {"keys": keys}).all()
+            rows = planned.execute(connection, statements.DEFINITIONS, {"keys": keys}).all()
         return {(row.job_id, row.revision): row.definition for row in rows}
 
     def _ids(self, statement: TextClause, parameters: Mapping[str, Any]) -> set[UUID]:
         with translated(), self._engine.connect() as connection:
-            found = connection.execute(statement, parameters).scalars()
+            found = planned.execute(connection, statement, parameters).scalars()
             return {execution_id for execution_id in found if execution_id is not None}
 
 
