@@ -40,6 +40,7 @@ def measure(bed: Bed, *, jobs: int) -> Figures:
         turnover.republish(ids)
         turnover.rescue(turnover.claim(ids))
         turnover.record(turnover.claim(ids))
+    for _ in range(BATCHES):
         turnover.ask()
     return turnover.figures()
 
