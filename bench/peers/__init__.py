@@ -205,9 +205,9 @@ def _in_parts_of_the_fastest(work: str, workers: int) -> Callable[[Medians], flo
 
 def _goals() -> Iterator[Goal]:
     for work, at_least, said in ((HTTP, 1.3, "HTTP 0 ms"), (NOOP, 1.0, "async handler, no-op")):
-        for workers in (1, 2):
+        for workers, counted in ((1, "1 worker"), (2, "2 workers")):
             yield Goal(
-                text=f"burst, {said}, {workers} worker processes: >= {at_least:g} x the fastest peer",
+                text=f"burst, {said}, {counted}: >= {at_least:g} x the fastest peer",
                 value=_in_parts_of_the_fastest(work, workers),
                 at_least=at_least,
             )

@@ -13,7 +13,7 @@ def goal(section: object, beginning: str) -> Goal:
 
 
 def test_goal_is_measured_against_the_fastest_peer() -> None:
-    value = goal(peers, "burst, HTTP 0 ms, 2 worker processes").value
+    value = goal(peers, "burst, HTTP 0 ms, 2 workers").value
     others = {
         f"burst/http-0ms/redis/2-workers/{who}": {"jobs_per_s": rate}
         for who, rate in (("huey", 300.0), ("pgqueuer", 2_000.0))
