@@ -26,6 +26,44 @@ def test_taking_waits_until_one_is_given_back() -> None:
     assert taken == [1]
 
 
+def test_what_is_taken_away_while_one_waits_for_more_ends_no_wait() -> None:
+    slots = Slots(4)
+    assert slots.take(3) == 3
+    taken: list[int] = []
+    waiting = threading.Thread(target=lambda: taken.append(slots.take(4)))
+    slots.GATHER_SECONDS = 0.2
+    waiting.start()
+    wait_until("it waits for more", lambda: slots._needed == 4)
+    slots.keep()
+    waiting.join(0.4)
+    assert taken == []
+    slots.give(2)
+    waiting.join(20)
+    assert taken == [2]
+
+
+def test_several_at_once_get_all_that_they_want_in_the_end() -> None:
+    slots, wanted, taken = Slots(16), 10, list[int]()
+
+    def admit() -> None:
+        for _ in range(50):
+            left = wanted
+            while left:
+                count = slots.take(left)
+                taken.append(count)
+                left -= count
+                slots.give(count)
+
+    threads = [threading.Thread(target=admit) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sum(taken) == 8 * 50 * wanted
+    assert min(taken) > 0
+    assert slots.in_use == 0
+
+
 def test_closing_ends_every_wait() -> None:
     slots = Slots(1)
     slots.take(1)

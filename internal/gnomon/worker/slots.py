@@ -13,24 +13,30 @@ class Slots:
         self._free = self._capacity = capacity
         self._closed = False
         self._changed = threading.Condition()
+        self._taking = threading.Lock()
+        self._needed = 1  # by whoever takes now
 
     def take(self, wanted: int) -> int:
-        """Waits until at least one is free and takes up to `wanted`; 0 once closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._free > 0 or self._closed)
-            if self._free < wanted and not self._closed:
-                self._changed.wait_for(lambda: self._free >= wanted or self._closed, self.GATHER_SECONDS)
-            if self._closed:
-                return 0
-            taken = min(wanted, self._free)
-            self._free -= taken
-            return taken
+        """Waits until at least one is free and takes up to `wanted`; 0 once closed.
+
+        One after the other: several at once would share what is free, and make small claims of it.
+        """
+        with self._taking, self._changed:
+            while not self._closed:
+                self._await(1, None)
+                self._await(min(wanted, self._capacity), self.GATHER_SECONDS)
+                taken = min(wanted, self._free)
+                if taken > 0 and not self._closed:
+                    self._free -= taken
+                    return taken
+            return 0
 
     def give(self, count: int) -> None:
         """Gives taken slots back."""
         with self._changed:
             self._free += count
-            self._changed.notify_all()
+            if self._free >= min(self._needed, self._capacity):
+                self._changed.notify_all()
 
     def keep(self) -> None:
         """Takes one without waiting, even where none is free: for what holds on after its own was given back."""
@@ -57,3 +63,7 @@ class Slots:
         """Waits up to `timeout` seconds until none is taken; tells whether that happened."""
         with self._changed:
             return self._changed.wait_for(lambda: self._free == self._capacity, timeout)
+
+    def _await(self, needed: int, timeout: float | None) -> None:
+        self._needed = needed
+        self._changed.wait_for(lambda: self._free >= needed or self._closed, timeout)
