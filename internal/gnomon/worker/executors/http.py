@@ -14,6 +14,7 @@ from gnomon.worker.defects import log_defect
 from gnomon.worker.executors import BrokenOff, Call
 from gnomon.worker.executors.egress import EgressGuard
 from gnomon.worker.executors.http_attempt import Attempt
+from gnomon.worker.executors.http_multi import Multi, MultiBroken
 from gnomon.worker.executors.http_outcome import Ending, HttpVerdict, Place
 from gnomon.worker.executors.http_request import CONNECT_TIMEOUT, Deadline, default_ca_file, limit_time, prepare
 from gnomon.worker.executors.http_sockets import Sockets
@@ -55,7 +56,7 @@ class HttpExecutor:
         self._ca_file = ca_file or default_ca_file()
         self._spare: list[pycurl.Curl] = []
         self._closed = False
-        self._multi = self._new_multi()
+        self._multi = Multi(max_connections=max_connections)
 
     async def execute(self, target: HttpTarget, call: Call) -> Outcome:
         """Makes one attempt. Raises nothing but BrokenOff; cancelling aborts the transfer and its connection."""
@@ -84,7 +85,7 @@ class HttpExecutor:
         """Aborts what is under way, which then fails with the code `cancelled`, and closes all connections."""
         self._closed = True
         self._resolver.close()
-        await self._multi.aclose()
+        self._multi.close()
         while self._spare:
             self._spare.pop().close()
 
@@ -133,28 +134,20 @@ class HttpExecutor:
         return ending
 
     async def _transfer(self, curl: pycurl.Curl, deadline: Deadline) -> Ending:
-        multi = await self._working_multi()
         try:
-            await multi.add_handle(curl)
-        except pycurl.error as error:
-            if multi.broken:
-                await self._working_multi()
-                return Ending(code=None)
-            return _ending(curl, deadline, int(error.args[0]), str(error.args[-1]))
-        return _ending(curl, deadline, pycurl.E_OK, "")
+            code, text = await self._working_multi().perform(curl)
+        except MultiBroken:
+            self._working_multi()
+            return Ending(code=None)
+        return _ending(curl, deadline, code, text)
 
-    async def _working_multi(self) -> "_Multi":
+    def _working_multi(self) -> Multi:
         """The multi handle; a new one when the old one broke down."""
         if self._multi.broken and not self._closed:
-            broken, self._multi = self._multi, self._new_multi()
+            broken, self._multi = self._multi, Multi(max_connections=self._max_connections)
             log.error("libcurl's multi handle broke down and is replaced; the calls under way failed")
-            await broken.aclose()
+            broken.close()
         return self._multi
-
-    def _new_multi(self) -> "_Multi":
-        multi = _Multi()
-        multi.setopt(pycurl.M_MAXCONNECTS, self._max_connections)
-        return multi
 
     def _put_away(self, curl: pycurl.Curl, *, reusable: bool) -> None:
         if self._closed or not reusable or len(self._spare) >= self._max_connections:
@@ -162,25 +155,6 @@ class HttpExecutor:
             return
         curl.reset()  # at once: it drops the callbacks, the body and the credentials
         self._spare.append(curl)
-
-
-class _Multi(pycurl.AsyncCurlMulti):
-    """Knows when it broke down: then every transfer fails with one and the same error, which looks like any other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.broken = False
-
-    def add_handle(self, curl: pycurl.Curl) -> asyncio.Future[pycurl.Curl]:
-        try:
-            return super().add_handle(curl)
-        except pycurl.error:
-            self.broken = True
-            raise
-
-    def _fail_all_pending(self, exc: BaseException) -> None:
-        self.broken = True
-        super()._fail_all_pending(exc)  # type: ignore[misc] # the stubs leave out what is private
 
 
 def _ending(curl: pycurl.Curl, deadline: Deadline, code: int, text: str) -> Ending:
