@@ -8,6 +8,7 @@ to getaddrinfo. `ipaddress.is_global` does not serve: it is true of ::127.0.0.1,
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -237,6 +238,7 @@ def judge_port(port: int, policy: EgressPolicy, *, protocol: str) -> str | None:
     return f"port {port} is that of {owner}; the setting {PORTS_SETTING} can open it"
 
 
+@lru_cache(maxsize=4_096)
 def wrong_host(host: str) -> str | None:
     """Why a URL's host can never be called, whatever is opened; the words do not quote it. None for all others.
 

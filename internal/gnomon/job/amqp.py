@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from gnomon.job.address import wrong_host
@@ -31,6 +32,7 @@ class Broker:
     vhost: str
 
     @classmethod
+    @lru_cache(maxsize=1_024)
     def parse(cls, url: str) -> "Broker":
         """Raises InvalidJob at /connection; its words quote nothing of the URL, of which any part may be a password."""
         parts, port = _split(url)

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import cached_property
 from typing import Any
 
 import pika
@@ -55,13 +56,14 @@ class Message:
     properties: pika.BasicProperties
     mandatory: bool
 
+    @cached_property
     def header_size(self) -> int:
         """Of the one frame that carries the properties."""
         return sum(map(len, self.properties.encode())) + 32
 
     def size(self) -> int:
         """Of all of it, as a broker returns it; no less than that."""
-        return self.header_size() + len(self.body) + len(self.body) // 1_024 + 2 * MAX_SHORT_STRING
+        return self.header_size + len(self.body) + len(self.body) // 1_024 + 2 * MAX_SHORT_STRING
 
 
 async def open_link(
@@ -146,8 +148,8 @@ class Link:
             self._last_used = self._loop.time()
 
     async def _publish(self, message: Message, *, fresh: bool, on_write: Callable[[], None]) -> Answer:
-        if message.header_size() > self._connection.params.frame_max:
-            raise TooLarge(f"{message.header_size()} bytes")
+        if message.header_size > self._connection.params.frame_max:
+            raise TooLarge(f"{message.header_size} bytes")
         await self._wait_until_passable()
         lane = await self._lane(fresh=fresh)
         try:

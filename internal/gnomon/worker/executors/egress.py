@@ -36,8 +36,8 @@ class EgressGuard:
         self._policy = policy
         self._protocol = protocol
         self._premises = premises or Premises()
-        self._judge_address: Callable[[str, str], str | None] = lru_cache(maxsize=REMEMBERED_VERDICTS)(
-            lambda address, host: judge(address, policy, host=host)
+        self._verdict: Callable[[str, int, str, tuple[int, int]], str | None] = lru_cache(REMEMBERED_VERDICTS)(
+            self._find_verdict
         )
 
     def gate(self, host: str) -> "Gate":
@@ -45,7 +45,10 @@ class EgressGuard:
         return Gate(self._judge, host)
 
     def _judge(self, address: str, port: int, host: str) -> str | None:
-        reason = self._judge_address(address, host) or judge_port(port, self._policy, protocol=self._protocol)
+        return self._verdict(address, port, host, self._premises.moment)
+
+    def _find_verdict(self, address: str, port: int, host: str, _moment: tuple[int, int]) -> str | None:
+        reason = judge(address, self._policy, host=host) or judge_port(port, self._policy, protocol=self._protocol)
         return reason or self._trespass(address, port, host)
 
     def _trespass(self, address: str, port: int, host: str) -> str | None:

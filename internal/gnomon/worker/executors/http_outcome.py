@@ -2,9 +2,11 @@
 
 import codecs
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import pycurl
@@ -15,6 +17,8 @@ from gnomon.worker.executors.http_attempt import MAX_HEADER_BYTES, Attempt
 from gnomon.worker.executors.redirect import REDIRECTS, NotFollowed
 from gnomon.worker.executors.scrub import scrubber_of
 
+ORIGIN = re.compile(r"[^/?#]*//[^/?#]*")
+UTF_8 = codecs.getincrementaldecoder("utf-8")
 MAX_RETRY_AFTER = timedelta(hours=1)
 RETRYABLE_STATUSES = frozenset((408, 425, 429))
 
@@ -56,8 +60,8 @@ class Place:
     @classmethod
     def of(cls, target: HttpTarget) -> "Place":
         """Where the target's URL points."""
-        parts = urlsplit(target.url)
-        return cls(host=parts.hostname or "", port=parts.port or (443 if parts.scheme == "https" else 80))
+        origin = ORIGIN.match(target.url)
+        return _place(origin.group() if origin else target.url)
 
     def resolved(self, addresses: Sequence[str]) -> list[str]:
         """The value of CURLOPT_RESOLVE, empty if the host is an address; "+" has libcurl forget it after a while."""
@@ -207,11 +211,19 @@ class HttpVerdict:
 
     def _excerpt(self) -> str | None:
         """The beginning of the body, without the job's own secrets (a target may echo the request)."""
+        if not self.attempt.body:
+            return None
         body = scrubber_of(self.target).clean(bytes(self.attempt.body), whole=not self.attempt.body_overlong)
         whole = len(body) <= self.excerpt_bytes and not self.attempt.body_overlong
         # Not final: a character cut in half is left out rather than replaced.
-        text = codecs.getincrementaldecoder("utf-8")("replace").decode(body[: self.excerpt_bytes], final=whole)
+        text = UTF_8("replace").decode(body[: self.excerpt_bytes], final=whole)
         return (text if whole else text[:-1] + ELLIPSIS) or None
+
+
+@lru_cache(maxsize=4_096)
+def _place(origin: str) -> Place:
+    parts = urlsplit(origin)
+    return Place(host=parts.hostname or "", port=parts.port or (443 if parts.scheme == "https" else 80))
 
 
 def _retry_after(ending: Ending) -> timedelta | None:

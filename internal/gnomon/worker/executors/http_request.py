@@ -3,7 +3,9 @@
 import base64
 import ssl
 import time
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import lru_cache
 from typing import assert_never
 
 import certifi
@@ -79,28 +81,29 @@ def limit_time(curl: pycurl.Curl, deadline: Deadline) -> None:
 
 def header_lines(target: HttpTarget, call: Call, user_agent: str) -> list[bytes]:
     """The request's headers in libcurl's notation: "name:" takes away a default, "name;" sends an empty value."""
-    headers = {name.lower(): (name, value) for name, value in _own_headers(target, user_agent).items()}
-    headers |= {name.lower(): (name, revealed(value)) for name, value in target.headers.items()}
-    headers |= {name.lower(): (name, value) for name, value in call.headers().items()}
-    headers |= {name: (name, value) for name, value in _signature(target, call).items()}
-    lines = [_header_line(name, value) for name, value in headers.values()]
-    lines.append(b"Expect:")
-    if "content-type" not in headers:
-        lines.append(b"Content-Type:")
-    return lines
-
-
-def _own_headers(target: HttpTarget, user_agent: str) -> dict[str, str]:
-    own = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+    lines = dict(_own_lines(user_agent))
     if target.auth is not None:
-        own["Authorization"] = authorization(target.auth)
-    return own
+        lines["authorization"] = _header_line("Authorization", authorization(target.auth))
+    for name, secret in target.headers.items():
+        lines[name.lower()] = _header_line(name, revealed(secret))
+    given = call.headers()
+    if target.signing_secrets:
+        given |= _signature(target, call)
+    for name, value in given.items():
+        lines[name.lower()] = _header_line(name, value)
+    return list(lines.values())
+
+
+@lru_cache(maxsize=8)
+def _own_lines(user_agent: str) -> Mapping[str, bytes]:
+    """By names in lower case: a job may give its own. `Expect` and `Content-Type` are libcurl's defaults."""
+    own = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+    lines = {name.lower(): _header_line(name, value) for name, value in own.items()}
+    return {**lines, "expect": b"Expect:", "content-type": b"Content-Type:"}
 
 
 def _signature(target: HttpTarget, call: Call) -> dict[str, str]:
     """The id stays the same when the call is tried again; the time does not, or a late attempt would be too old."""
-    if not target.signing_secrets:
-        return {}
     return signature_headers(
         [*map(revealed, target.signing_secrets)],
         message_id=str(call.execution_id),

@@ -31,6 +31,7 @@ class Premises:
         self._lookup = lookup
         self._owners: Mapping[tuple[Address | None, int], str] = {}
         self._addresses: dict[str, tuple[Address, ...]] = {}
+        self._looked_up = 0
 
     def without(self, name: str) -> "Premises":
         """The same, but for this server, which may be called."""
@@ -49,6 +50,12 @@ class Premises:
             for address in self._addresses_of(server.host):
                 owners[None if is_here(str(address)) else address, server.port] = server.name
         self._owners = owners
+        self._looked_up += 1
+
+    @property
+    def moment(self) -> tuple[int, int]:
+        """What was found out while this stays the same, about our servers or with `is_here`, still holds."""
+        return self._looked_up, _moment()
 
     def owner(self, address: Address, port: int) -> str | None:
         """Whose server that is: the database's, the broker's, the cache's; None for others'."""
@@ -84,7 +91,11 @@ class Premises:
 
 def is_here(address: str) -> bool:
     """Whether the address is loopback, or one that this machine has just now."""
-    return ip_address(address).is_loopback or _is_own(address, int(time.monotonic() // 10))
+    return ip_address(address).is_loopback or _is_own(address, _moment())
+
+
+def _moment() -> int:
+    return int(time.monotonic() // 10)
 
 
 @lru_cache(maxsize=REMEMBERED)
