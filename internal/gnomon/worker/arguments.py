@@ -48,7 +48,7 @@ class Arguments:
             )
         try:
             # a copy: the definition is kept, and what the function does to it must not reach the next execution
-            read = self.adapter.validate_python(copy.deepcopy(dict(payload)))
+            read = self.adapter.validate_python(copy.deepcopy(dict(payload)) if payload else {})
         except ValidationError as error:
             _refuse(f"/{'/'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
             raise
