@@ -43,22 +43,29 @@ def test_turns_come_in_order_with_the_slot_of_the_one_before() -> None:
     turns = Turns(1)
     first, second = fill(turns, "a", 2)
     assert turns.park(second, READY) is At.WAITING
-    left = turns.leave(first)
-    assert (left.had_slot, left.next) == (True, second)
+    assert turns.leave([first]) == (0, [READY])
     assert second.at is At.CALLING
     third = reserved(turns, "a")
-    assert turns.leave(second).next is third
-    assert turns.leave(third) == (True, None)
+    assert turns.leave([second]) == (0, [])  # the third is not ready
+    assert third.at is At.CALLING
+    assert turns.leave([third]) == (1, [])
 
 
 def test_turn_that_comes_before_the_attempt_is_ready_is_kept_for_it() -> None:
     turns = Turns(1)
     first, second = fill(turns, "a", 2)
-    left = turns.leave(first)
-    assert left.next is second
-    assert second.flight is None
+    assert turns.leave([first]) == (0, [])
     assert turns.park(second, READY) is At.CALLING
-    assert turns.leave(second) == (True, None)
+    assert turns.leave([second]) == (1, [])
+
+
+def test_all_that_leave_at_once_make_room_for_as_many() -> None:
+    turns = Turns(3)
+    places = fill(turns, "a", 5) + fill(turns, "b", 1)
+    for place in places:
+        turns.park(place, cast("Flight", place))
+    assert turns.leave([*places[:3], places[5]]) == (2, places[3:5])
+    assert [place.at for place in places[3:5]] == [At.CALLING, At.CALLING]
 
 
 def test_wait_that_is_withdrawn_ends_once_and_has_no_slot() -> None:
@@ -67,16 +74,16 @@ def test_wait_that_is_withdrawn_ends_once_and_has_no_slot() -> None:
     assert turns.withdraw(second)
     assert not turns.withdraw(second)
     assert turns.park(second, READY) is At.GONE
-    assert turns.leave(second) == (False, None)
+    assert turns.leave([second]) == (0, [])
     assert not turns.withdraw(first)
-    assert turns.leave(first) == (True, None)
+    assert turns.leave([first]) == (1, [])
 
 
 def test_when_it_is_closed_nobody_waits_and_nobody_is_called_next() -> None:
     turns = Turns(1)
     first, second = fill(turns, "a", 2)
     turns.close()
-    assert turns.leave(first) == (True, None)
+    assert turns.leave([first]) == (1, [])
     assert second.at is At.WAITING
     assert turns.withdraw(second)
     fill(turns, "a", 1)
@@ -87,36 +94,131 @@ def test_without_a_limit_everybody_is_called() -> None:
     turns = Turns(None)
     places = fill(turns, "a", 1000)
     assert {place.at for place in places} == {At.CALLING}
-    assert turns.foresee(10_000)
-    assert turns.leave(places[0]) == (True, None)
+    assert turns.foresee(10_000) == 10_000
+    assert turns.leave([places[0]]) == (1, [])
 
 
 def test_room_is_that_of_the_busiest_host() -> None:
-    turns = Turns(10)
+    clock = Clock()
+    turns = Turns(10, clock=clock)
     fill(turns, "a", 3)
     fill(turns, "b", 7)
-    assert not turns.foresee(4)
-    assert turns.foresee(3)
-    assert not turns.foresee(1)
+    clock.now += 60  # nothing has ended: neither is worth waiting for
+    assert turns.foresee(4) == 0
+    assert turns.foresee(3) == 3
+    assert turns.foresee(1) == 0
     turns.settle(3)
-    assert turns.foresee(2)
+    assert turns.foresee(2) == 2
 
 
 def test_whoever_was_foreseen_gets_a_place_however_many_come_in_between() -> None:
     turns = Turns(10)
-    assert turns.foresee(6)
+    assert turns.foresee(6) == 6
     others = [turns.reserve("a") for _ in range(30)]
     assert sum(place is not None for place in others) == 14
     assert all(turns.reserve("a", foreseen=True) for _ in range(6))
-    assert turns.reserve("a", foreseen=True) is None
     turns.settle(6)
     assert turns.reserve("a") is None
+
+
+def answering(turns: Turns, clock: Clock, host: str, *, at_once: int, seconds: float, rounds: int) -> list[Place]:
+    """A host that answers all it has but one, each time after so many seconds; what it is called for then."""
+    places = fill(turns, host, at_once)
+    for _ in range(rounds):
+        for place in places:
+            turns.park(place, READY)
+        clock.now += seconds
+        turns.leave(places[1:])
+        places = places[:1]
+        while (place := turns.reserve(host)) is not None and place.at is At.CALLING:
+            places.append(place)
+        if place is not None and place.at is At.WAITING:
+            turns.withdraw(place)
+    return places
+
+
+def test_host_that_is_quick_gets_more_and_leaves_some_to_others() -> None:
+    clock = Clock()
+    turns = Turns(16, most=56, clock=clock)
+    assert len(answering(turns, clock, "a", at_once=16, seconds=0.1, rounds=10)) == 56
+
+
+def test_host_that_is_slow_gets_no_more_than_the_others() -> None:
+    clock = Clock()
+    turns = Turns(16, most=56, clock=clock)
+    assert len(answering(turns, clock, "a", at_once=16, seconds=5, rounds=10)) == 16
+
+
+def test_host_that_was_quick_and_hangs_gets_no_more() -> None:
+    clock = Clock()
+    turns = Turns(16, most=56, clock=clock)
+    places = answering(turns, clock, "a", at_once=16, seconds=0.1, rounds=10)
+    for place in places:
+        turns.park(place, READY)
+    turns.leave(places[:30])
+    clock.now += 5
+    assert reserved(turns, "a").at is At.WAITING  # 26 are called, which is more than 16
+    assert turns.foresee(1) == 0
+
+
+def test_turns_of_a_host_that_was_quick_come_again_when_it_has_no_more_than_others() -> None:
+    clock = Clock()
+    turns = Turns(2, most=7, clock=clock)
+    places = answering(turns, clock, "a", at_once=2, seconds=0.1, rounds=10)
+    waiting = reserved(turns, "a")
+    assert (len(places), waiting.at) == (7, At.WAITING)
+    turns.park(waiting, READY)
+    for place in places:
+        turns.park(place, READY)
+    for at_most in (6, 5, 4, 3, 2):  # each, long after the one before, is one too many
+        clock.now += 60
+        assert turns.leave([places.pop()]) == (1, [])
+        assert len(places) == at_most
+    assert turns.leave([places.pop()]) == (0, [READY])
+
+
+class Patient(Turns):
+    """Takes hosts for quick even where the machine is slow."""
+
+    QUICK_SECONDS = 60.0
+
+
+def test_host_that_is_quick_is_waited_for() -> None:
+    turns = Patient(10)
+    turns.GATHER_SECONDS = 60.0
+    places = fill(turns, "a", 8)
+    for place in places:
+        turns.park(place, READY)
+    found: list[int] = []
+    waiting = threading.Thread(target=lambda: found.append(turns.foresee(6)))
+    waiting.start()
+    turns.leave(places)
+    waiting.join(20)
+    assert found == [6]
+
+
+def test_whoever_waits_for_a_quick_host_gets_what_room_there_is_after_a_while() -> None:
+    turns = Patient(10)
+    for place in fill(turns, "a", 8):
+        turns.park(place, READY)
+    assert turns.foresee(6) == 2
+
+
+def test_closing_ends_the_wait_for_a_quick_host() -> None:
+    turns = Patient(10)
+    fill(turns, "a", 10)
+    found: list[int] = []
+    waiting = threading.Thread(target=lambda: found.append(turns.foresee(6)))
+    waiting.start()
+    turns.close()
+    waiting.join(20)
+    assert found == [0]
 
 
 def test_hosts_that_have_nothing_are_forgotten() -> None:
     turns = Turns(2)
     for number in range(100):
-        turns.leave(reserved(turns, f"host-{number}"))
+        turns.leave([reserved(turns, f"host-{number}")])
     assert turns._hosts == {}
 
 
@@ -144,7 +246,7 @@ def test_for_a_host_that_is_fast_it_comes_back_faster_than_it_goes() -> None:
     for _ in range(4000):  # 200 a second
         clock.now += 0.005
         turns.park(waiting, READY)
-        assert turns.leave(calling).next is waiting
+        assert turns.leave([calling]).next == [READY]
         calling, waiting = waiting, reserved(turns, "a")
     pause = turns.put_off("a", 100).spread.total_seconds()
     assert pause == pytest.approx(100 / 400, rel=0.1)
@@ -181,11 +283,10 @@ def test_slots_and_places_stay_in_step_whatever_happens_at_once() -> None:
             slots[0] += count
 
     def done(place: Place) -> None:
-        left = turns.leave(place)
-        if left.next is None:
-            give(int(left.had_slot))
-        elif left.next.flight is not None:
-            done(left.next)
+        left = turns.leave([place])
+        give(left.slots)
+        for ready in left.next:
+            done(cast("Any", ready))
 
     def admit(seed: int) -> None:
         rng = random.Random(seed)
@@ -203,7 +304,7 @@ def test_slots_and_places_stay_in_step_whatever_happens_at_once() -> None:
                     case 1 if turns.withdraw(place):
                         pass
                     case _:
-                        if turns.park(place, READY) is At.CALLING:
+                        if turns.park(place, cast("Flight", place)) is At.CALLING:
                             done(place)
         for place in mine:
             done(place)

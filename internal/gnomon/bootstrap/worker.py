@@ -16,6 +16,7 @@ from gnomon.job.handlers import HandlerSpec
 from gnomon.job.instance import Role
 from gnomon.job.target import HandlerTarget
 from gnomon.process.connect import wait_until_available
+from gnomon.process.garbage import look_seldom
 from gnomon.process.heartbeat import Heartbeat
 from gnomon.process.last_resort import end_process, end_within
 from gnomon.process.signals import StopSignal
@@ -102,6 +103,7 @@ def run(settings: Settings) -> int:
         unseal=opener,
         knows=KnownHandlers(registry, on_loop="async" in settings.worker.queues),
         per_host=None if _runs_children(settings) else settings.worker.per_host,
+        most_per_host=settings.worker.most_per_host,
     )
     runner.start()
     code = run_worker(
@@ -116,13 +118,18 @@ def run(settings: Settings) -> int:
             overlooked=partial(store.overlooked, settings.worker.queues), is_busy=lambda: runner.in_flight > 0
         ),
         patience=settings.worker.shutdown_timeout + FAREWELL,
-        on_ready=lambda: log.info("worker %s is ready", settings.scheduler.id),
+        on_ready=partial(_say_ready, settings),
     )
     heartbeat.stop()
     if cache is not None:
         cache.close()
     engine.dispose()
     return code
+
+
+def _say_ready(settings: Settings) -> None:
+    look_seldom()
+    log.info("worker %s is ready", settings.scheduler.id)
 
 
 def _runs_children(settings: Settings) -> bool:

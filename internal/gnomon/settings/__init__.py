@@ -222,11 +222,11 @@ class Scheduler(Section):
 class Worker(Section):
     """Carrying executions out."""
 
-    concurrency: Count = Field(default=256, description="executions in flight at once in one worker process")
+    concurrency: Count = Field(default=512, description="executions in flight at once in one worker process")
     concurrency_per_host: Count | None = Field(
         default=None,
-        description="of these, how many may be for one host, or one async handler; a quarter of worker.concurrency "
-        "where it is not set",
+        description="of these, how many may be for one host, or one async handler; where it is not set a quarter of "
+        "worker.concurrency, and more, while an eighth is free, for one that ends its calls within a second",
     )
     threads: Threads = Field(default=8, description="messages admitted at once by one worker process")
     queues: Names = Field(
@@ -251,8 +251,13 @@ class Worker(Section):
 
     @property
     def per_host(self) -> int:
-        """That which holds."""
+        """What any host may have."""
         return self.concurrency_per_host or max(1, self.concurrency // 4)
+
+    @property
+    def most_per_host(self) -> int:
+        """What all may have before one that is quick gets no more than the others: an eighth is left to these."""
+        return self.concurrency_per_host or max(1, self.concurrency - max(1, self.concurrency // 8))
 
     @model_validator(mode="after")
     def _one_kind_of_queue(self) -> Self:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -27,7 +27,7 @@ class Abort(StrEnum):
     SHUTDOWN = "shutdown"
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, slots=True)
 class Flight:
     """One attempt in flight. `trusted_until` is this process's own clock (`monotonic`), on the safe side.
 
@@ -73,11 +73,12 @@ class Flights:
         with self._lock:
             self._flights.update((flight.claimed.id, flight) for flight in flights)
 
-    def remove(self, flight: Flight) -> None:
-        """Once its outcome is with the recorder, or dropped. A newer attempt of the same execution stays."""
+    def remove(self, flights: Iterable[Flight]) -> None:
+        """Once their outcomes are with the recorder, or dropped. A newer attempt of the same execution stays."""
         with self._lock:
-            if self._flights.get(flight.claimed.id) is flight:
-                del self._flights[flight.claimed.id]
+            for flight in flights:
+                if self._flights.get(flight.claimed.id) is flight:
+                    del self._flights[flight.claimed.id]
 
     def all(self) -> list[Flight]:
         """A snapshot."""

@@ -45,10 +45,11 @@ class Recorder:
         """Starts the thread."""
         self._thread.start()
 
-    def add(self, record: Record) -> None:
-        """Takes an outcome; from any thread, at once."""
-        self._outcomes.append(record)
-        self._arrived.set()
+    def add(self, *records: Record) -> None:
+        """Takes outcomes; from any thread, at once."""
+        self._outcomes.extend(records)
+        if not self._arrived.is_set():  # it is cleared before the outcomes are looked at
+            self._arrived.set()
 
     def stop(self, timeout: timedelta) -> int:
         """Writes what is left and ends the thread; the number of outcomes that could not be written in time.

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from gnomon.job.errors import Unavailable
 from gnomon.job.model import Definition, Delivery
 from gnomon.job.outcome import Failed, Outcome, Sent, Succeeded
-from gnomon.job.ports import Claimed, ExecutionStore, Token
+from gnomon.job.ports import Claimed, ExecutionStore, Record, Token
 from gnomon.job.sealing import Open, no_open
 from gnomon.job.target import Target
 from gnomon.worker.defects import log_defect
@@ -44,8 +44,8 @@ class Runner:
     `admit` is called by many threads at once and returns when the last id has been claimed and handed to the loop (or
     dropped): the slots are the only back-pressure, so a slow target holds up nothing but itself.
 
-    No host gets more than `per_host` slots. Beyond these as many executions wait here, claimed and without a slot; the
-    rest is put off before it is claimed.
+    No host gets more than `per_host` slots, unless it is quick and fewer than `most_per_host` are taken in all. Beyond
+    these as many executions as `per_host` wait here, claimed and without a slot; the rest is put off before it is claimed.
     """
 
     RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -68,6 +68,7 @@ class Runner:
         knows: Callable[[Target], bool] = lambda _: True,
         unseal: Open = no_open,
         per_host: int | None = None,
+        most_per_host: int | None = None,
     ) -> None:
         """`knows`: what this worker can run; the rest is given back, for another that can. `unseal` opens secrets."""
         self._store = store
@@ -77,13 +78,14 @@ class Runner:
         self._loop = new_loop()
         self._lease = lease
         self._slots = Slots(concurrency)
-        self._turns = Turns(per_host)
+        self._turns = Turns(per_host, most=most_per_host)
         self._errands = Errands()
         self._flights = Flights()
         self._definitions = RecentDefinitions(store, unseal)
         self._recorder = Recorder(store, self._flights, lease=lease, abort=self._abort)
         self._stopping = threading.Event()
         self._grounded = threading.Event()
+        self._landed: list[tuple[Flight, Record | None]] = []
         self._executors: Executor[Target]
         self._thread = threading.Thread(target=self._loop.run_forever, name="effects", daemon=True)
 
@@ -103,8 +105,12 @@ class Runner:
             if count == 0:
                 self._give_up(left)
                 return
+            foreseen = self._turns.foresee(count)
+            if 0 < foreseen < count:
+                self._slots.give(count - foreseen)
+                count = foreseen
             part, left = left[:count], left[count:]
-            self._admit_part(part)
+            self._admit_part(part, foreseen=foreseen > 0)
 
     def drain(self, grace: timedelta) -> None:
         """Admits no more, lets what is in flight finish, gives back or breaks off the rest, records everything.
@@ -168,11 +174,10 @@ class Runner:
     async def _build_executors(self) -> Executor[Target]:
         return self._make_executors()
 
-    def _admit_part(self, ids: Sequence[UUID]) -> None:
+    def _admit_part(self, ids: Sequence[UUID], *, foreseen: bool) -> None:
         """Takes the place of `len(ids)` slots; those that are not used are given back."""
         places: dict[UUID, Place] = {}
         flights: list[Flight] = []
-        foreseen = self._turns.foresee(len(ids))
         try:
             flights = self._claim(ids if foreseen else self._placed(ids, places), places)
             if flights:
@@ -182,8 +187,8 @@ class Runner:
             if foreseen:
                 self._turns.settle(len(ids))
             self._slots.give(len(ids) - sum(place.began_calling for place in places.values()))
-            for execution_id in places.keys() - {flight.claimed.id for flight in flights}:
-                self._leave(places[execution_id])
+            unused = places.keys() - {flight.claimed.id for flight in flights}
+            self._leave([places[execution_id] for execution_id in unused])
 
     def _placed(self, ids: Sequence[UUID], places: dict[UUID, Place]) -> Sequence[UUID]:
         """Which of `ids` to claim, as a host might get too many: those that have places. The others are put off."""
@@ -231,13 +236,14 @@ class Runner:
         flights = []
         for one in claimed:
             definition = definitions.get((one.job_id, one.revision))
+            if isinstance(definition, Definition):
+                flights.append(self._flight(one, definition, delivery, sent_at))
+                continue
             tried = _tried(one, delivery, timedelta(0))
             if definition is None:
                 self._recorder.add(unreadable(tried))
-            elif isinstance(definition, Closed):
-                self._recorder.add(judge(definition.definition, tried, closed(definition.error), self._strategies))
             else:
-                flights.append(self._flight(one, definition, delivery, sent_at))
+                self._recorder.add(judge(definition.definition, tried, closed(definition.error), self._strategies))
         return flights
 
     def _definitions_of(self, keys: Collection[Key]) -> Mapping[Key, Definition | Closed]:
@@ -264,8 +270,13 @@ class Runner:
 
     def _known(self, flights: list[Flight], delivery: UUID) -> list[Flight]:
         """Gives back what another worker has to run, for longer each time: there may be none."""
-        known = [flight for flight in flights if self._knows(flight.definition.target)]
-        lacking = [flight.claimed for flight in flights if flight not in known]
+        known: list[Flight] = []
+        lacking: list[Claimed] = []
+        for flight in flights:
+            if self._knows(flight.definition.target):
+                known.append(flight)
+            else:
+                lacking.append(flight.claimed)
         if lacking:
             excused = min(one.attempt - 1 - one.failures for one in lacking)
             self._give_back(
@@ -344,16 +355,16 @@ class Runner:
         if started:
             self._loop.call_soon_threadsafe(self._begin, flight)
         else:
-            self._flights.remove(flight)
-            self._leave(flight.place)
+            self._flights.remove([flight])
+            self._leave([flight.place])
 
-    def _leave(self, place: Place) -> None:
-        """The place goes, with its slot, to the next that waits for it; from any thread."""
-        left = self._turns.leave(place)
-        if left.next is None:
-            self._slots.give(int(left.had_slot))
-        elif left.next.flight is not None:  # otherwise its claim is on its way
-            self._loop.call_soon_threadsafe(self._begin, left.next.flight)
+    def _leave(self, places: Iterable[Place]) -> None:
+        """Each place goes, with its slot, to the next that waits for it; from any thread."""
+        left = self._turns.leave(places)
+        if left.slots:
+            self._slots.give(left.slots)
+        for flight in left.next:
+            self._loop.call_soon_threadsafe(self._begin, flight)
 
     def _send_back_waiting(self) -> None:
         self._send_back([flight for flight in self._flights.all() if self._turns.withdraw(flight.place)])
@@ -368,26 +379,36 @@ class Runner:
 
     def _send_back(self, flights: Sequence[Flight]) -> None:
         """Gives back what has waited in vain, and is withdrawn."""
-        for flight in flights:
-            self._flights.remove(flight)
+        self._flights.remove(flights)
         for owner, claimed in _by_owner(flights).items():
             self._give_back(claimed, owner)
 
     async def _fly(self, flight: Flight) -> None:
-        """Gives the slot back only when the outcome is with the recorder: an idle runner has nothing left to record."""
         flight.begun = True
+        record = None
         try:
             started_at = monotonic()
             outcome = await self._outcome(flight)
             if flight.abort is not Abort.LEASE_LOST and not (isinstance(outcome, Succeeded) and outcome.recorded):
-                self._record(flight, outcome, timedelta(seconds=monotonic() - started_at))
+                record = self._judged(flight, outcome, timedelta(seconds=monotonic() - started_at))
         finally:
-            self._flights.remove(flight)
-            self._leave(flight.place)
+            self._landed.append((flight, record))
+            if len(self._landed) == 1:
+                self._loop.call_soon(self._clear_landed)
 
-    def _record(self, flight: Flight, outcome: Outcome | Interrupted, duration: timedelta = timedelta(0)) -> None:
+    def _clear_landed(self) -> None:
+        """For all that ended since the loop was last here: together they cost little more than one.
+
+        Slots are given back only when the outcomes are with the recorder: an idle runner has nothing left to record.
+        """
+        landed, self._landed = self._landed, []
+        self._recorder.add(*(record for _, record in landed if record is not None))
+        self._flights.remove([flight for flight, _ in landed])
+        self._leave([flight.place for flight, _ in landed])
+
+    def _judged(self, flight: Flight, outcome: Outcome | Interrupted, duration: timedelta) -> Record:
         tried = _tried(flight.claimed, flight.owner, duration, flight.abort is Abort.CANCELLED)
-        self._recorder.add(judge(flight.definition, tried, outcome, self._strategies))
+        return judge(flight.definition, tried, outcome, self._strategies)
 
     async def _outcome(self, flight: Flight) -> Outcome | Interrupted:
         if flight.abort is not None:

@@ -4,13 +4,17 @@ A host is what a target names: host and port of a URL, those of a broker, or the
 places to be called at, and as many to wait in. What finds neither is put off: it is not claimed, and comes back at a
 moment of its own, so that however many are due for a host that hangs, they cost the others a look at their ids and no
 more.
+
+A host that ends its calls quickly holds nobody up for long. It may have more places, as long as all hosts together have
+less than `most`, and what finds none is not put off but kept waiting, unclaimed, until there are some.
 """
 
 import logging
 import math
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum, auto
@@ -23,6 +27,7 @@ from gnomon.worker.flights import Flight
 
 log = logging.getLogger(__name__)
 
+ORIGIN = re.compile(r"[^/?#]*//[^/?#]*")
 PORTS = {"http": 80, "https": 443}
 
 
@@ -34,12 +39,12 @@ class At(Enum):
     GONE = auto()
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, slots=True)
 class Place:
     """One attempt's place. Only `Turns` changes it.
 
     One that is CALLING has one of the worker's slots: its own (`began_calling`), or that of the one whose turn came
-    before. `flight` is there once the attempt is ready to be called.
+    before. `flight` is there once the attempt is ready to be called. `since`: when it came to where it is.
     """
 
     host: str | None
@@ -53,10 +58,10 @@ class Place:
 
 
 class Left(NamedTuple):
-    """What became of a place that was left: `next` has its slot now; where there is none, the slot is free."""
+    """What became of places that were left: so many slots are free, and it is the turn of those that are ready."""
 
-    had_slot: bool
-    next: Place | None
+    slots: int
+    next: list[Flight]
 
 
 class Later(NamedTuple):
@@ -66,47 +71,62 @@ class Later(NamedTuple):
     spread: timedelta
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class _Host:
-    """`pace` is a count of what has ended, which decays."""
+    """`pace` is a count of what has ended, which decays; `took` how long calls took of late, None before the first."""
 
     pace: float
     paced_at: float
     back_until: float
+    took: float | None = None
     calling: int = 0
     waiting: dict[Place, None] = field(default_factory=dict)
     told_at: float = -math.inf
 
 
 class Turns:
-    """Safe from many threads. Without a limit everybody's turn is at once."""
+    """Safe from many threads. Without a limit everybody's turn is at once. `most`, if given, is no less than it."""
 
     # Of a host whose pace is not known yet, so many are expected a second: too many cost a look, too few an idle host.
     FIRST_PACE = 500.0
     MEMORY_SECONDS = 5.0  # of the pace
+    MEMORY_CALLS = 16  # of how long they took
+    QUICK_SECONDS = 1.0  # a host whose calls take no longer, and of which one has ended since, is quick
+    GATHER_SECONDS = 0.02  # for a whole message's places there: one claim costs the same whatever its size
+    LOOK_SECONDS = 0.005
     SLOWEST_RETURN = 20.0  # a second
     SOONEST_SECONDS = 0.5
     LATEST_SECONDS = 120.0
     TELL_SECONDS = 60.0
 
-    def __init__(self, limit: int | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limit: int | None, *, most: int | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limit = limit
+        self._most = most or limit or 0
         self._clock = clock
         self._hosts: dict[str, _Host] = {}
         self._closed = False
-        self._foreseen = 0
+        self._calling = self._foreseen = 0
         self._lock = threading.Lock()
+        self._queue = threading.Lock()
+        self._ended = threading.Event()
 
-    def foresee(self, count: int) -> bool:
-        """Whether so many more can be called at once, whatever their hosts; if so, there is room until `settle`."""
+    def foresee(self, wanted: int) -> int:
+        """How many more, up to `wanted`, can be called at once, whatever their hosts; 0: some host may get too many.
+
+        For as many there is room until `settle`. Waits for a host that is quick. One caller after the other: several at
+        once would share the room.
+        """
         if self._limit is None:
-            return True
-        with self._lock:
-            busiest = max((host.calling + len(host.waiting) for host in self._hosts.values()), default=0)
-            if busiest + self._foreseen + count > self._limit:
-                return False
-            self._foreseen += count
-            return True
+            return wanted
+        with self._queue:
+            began = self._clock()
+            while True:
+                found, is_worth_waiting = self._foresee(wanted, whole=self._clock() - began < self.GATHER_SECONDS)
+                if found or not is_worth_waiting or self._clock() - began > self.QUICK_SECONDS:
+                    return found
+                self._ended.wait(self.LOOK_SECONDS)
 
     def settle(self, count: int) -> None:
         """Those that were foreseen have their places, or need none."""
@@ -121,11 +141,12 @@ class Turns:
             host = self._hosts.get(name)
             if host is None:
                 host = self._hosts[name] = self._new_host()
-            if host.calling < self._limit:
+            if host.calling < self._limit_of(host, self._clock()):
                 host.calling += 1
+                self._calling += 1
                 return Place(host=name, at=At.CALLING, since=self._clock())
-            kept = 0 if foreseen else self._foreseen  # any of these may be for this host
-            if self._closed or host.calling + len(host.waiting) + kept >= 2 * self._limit:
+            # any that were foreseen may be for this host; between that and now the host may have slowed down
+            if self._closed or (not foreseen and len(host.waiting) + self._foreseen >= self._limit):
                 return None
             place = Place(host=name, at=At.WAITING, since=self._clock())
             host.waiting[place] = None
@@ -145,11 +166,18 @@ class Turns:
             self._end(place)
             return True
 
-    def leave(self, place: Place) -> Left:
-        """The attempt is over, or was not claimed."""
+    def leave(self, places: Iterable[Place]) -> Left:
+        """The attempts are over, or were not claimed. A turn that comes before its attempt is ready is found there."""
+        slots, ready = 0, []
         with self._lock:
-            had_slot = place.at is At.CALLING
-            return Left(had_slot, self._end(place))
+            for place in places:
+                had_slot = place.at is At.CALLING
+                following = self._end(place)
+                if following is None:
+                    slots += had_slot
+                elif following.flight is not None:
+                    ready.append(following.flight)
+        return Left(slots, ready)
 
     def put_off(self, name: str, count: int) -> Later:
         """When so many attempts that found no place may come back."""
@@ -169,6 +197,44 @@ class Turns:
         """From now on nobody waits, and nobody's turn comes."""
         with self._lock:
             self._closed = True
+        self._ended.set()
+
+    def _foresee(self, wanted: int, *, whole: bool) -> tuple[int, bool]:
+        """How many, and whether it is worth waiting where there are none."""
+        with self._lock:
+            if self._closed:
+                return 0, False
+            room, is_quick = self._room(self._clock())
+            room -= self._foreseen
+            if room < wanted and is_quick and whole:
+                return 0, True
+            found = wanted if room >= wanted else room if is_quick else 0
+            if found <= 0:
+                return 0, is_quick
+            self._foreseen += found
+            return found, True
+
+    def _room(self, now: float) -> tuple[int, bool]:
+        """That of the host that has the least, and whether this host is quick."""
+        assert self._limit is not None
+        room, is_quick = self._limit, False
+        for host in self._hosts.values():
+            busy = host.calling + len(host.waiting)
+            if self._limit - busy < room:
+                left = self._limit_of(host, now) - busy
+                if left < room:
+                    room, is_quick = left, self._is_quick(host, now)
+        return room, is_quick
+
+    def _is_quick(self, host: _Host, now: float) -> bool:
+        """One that is not known yet is taken to be."""
+        return max(host.took or 0.0, now - host.paced_at) <= self.QUICK_SECONDS
+
+    def _limit_of(self, host: _Host, now: float) -> int:
+        assert self._limit is not None
+        if self._calling >= self._most or host.took is None or not self._is_quick(host, now):
+            return self._limit
+        return max(self._limit, self._most - self._calling + host.calling)
 
     def _end(self, place: Place) -> Place | None:
         was, place.at = place.at, At.GONE
@@ -187,12 +253,16 @@ class Turns:
         now = self._clock()
         if place.flight is not None:
             host.pace, host.paced_at = self._pace(host, now) + 1, now
-        following = None if self._closed else next(iter(host.waiting), None)
+            took = now - place.since
+            host.took = took if host.took is None else host.took + (took - host.took) / self.MEMORY_CALLS
+        is_too_much = self._closed or host.calling > self._limit_of(host, now)
+        following = None if is_too_much else next(iter(host.waiting), None)
         if following is None:
             host.calling -= 1
+            self._calling -= 1
         else:
             del host.waiting[following]
-            following.at = At.CALLING
+            following.at, following.since = At.CALLING, now
         return following
 
     def _new_host(self) -> _Host:
@@ -228,8 +298,13 @@ def host_of(target: Target) -> str:
             assert_never(target)
 
 
-@lru_cache(maxsize=20_000)
 def _host_of_url(url: str) -> str:
-    parts = urlsplit(url)
+    origin = ORIGIN.match(url)
+    return _host_of_origin(origin.group() if origin else url)
+
+
+@lru_cache(maxsize=4_096)
+def _host_of_origin(origin: str) -> str:
+    parts = urlsplit(origin)
     host = (parts.hostname or "").removesuffix(".")
     return f"{f'[{host}]' if ':' in host else host}:{parts.port or PORTS[parts.scheme]}"
