@@ -146,7 +146,7 @@ def test_host_that_is_quick_gets_more_and_leaves_some_to_others() -> None:
 def test_host_that_is_slow_gets_no_more_than_the_others() -> None:
     clock = Clock()
     turns = Turns(16, most=56, clock=clock)
-    assert len(answering(turns, clock, "a", at_once=16, seconds=5, rounds=10)) == 16
+    assert len(answering(turns, clock, "a", at_once=16, seconds=6, rounds=10)) == 16
 
 
 def test_host_that_was_quick_and_hangs_gets_no_more() -> None:
@@ -180,7 +180,7 @@ def test_turns_of_a_host_that_was_quick_come_again_when_it_has_no_more_than_othe
 class Patient(Turns):
     """Takes hosts for quick even where the machine is slow."""
 
-    QUICK_SECONDS = 60.0
+    SILENT_SECONDS = 60.0
 
 
 def test_host_that_is_quick_is_waited_for() -> None:

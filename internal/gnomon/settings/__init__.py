@@ -226,7 +226,7 @@ class Worker(Section):
     concurrency_per_host: Count | None = Field(
         default=None,
         description="of these, how many may be for one host, or one async handler; where it is not set a quarter of "
-        "worker.concurrency, and more, while an eighth is free, for one that ends its calls within a second",
+        "worker.concurrency, and more, while an eighth is free, for one that ends its calls within 5 s",
     )
     threads: Threads = Field(default=8, description="messages admitted at once by one worker process")
     queues: Names = Field(

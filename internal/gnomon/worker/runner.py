@@ -45,7 +45,7 @@ class Runner:
     dropped): the slots are the only back-pressure, so a slow target holds up nothing but itself.
 
     No host gets more than `per_host` slots, unless it is quick and fewer than `most_per_host` are taken in all. Beyond
-    these as many executions as `per_host` wait here, claimed and without a slot; the rest is put off before it is claimed.
+    these as many executions as `per_host` wait here, claimed and without a slot; the rest is put off before the claim.
     """
 
     RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)

@@ -91,7 +91,8 @@ class Turns:
     FIRST_PACE = 500.0
     MEMORY_SECONDS = 5.0  # of the pace
     MEMORY_CALLS = 16  # of how long they took
-    QUICK_SECONDS = 1.0  # a host whose calls take no longer, and of which one has ended since, is quick
+    QUICK_SECONDS = 5.0  # a host whose calls take no longer is quick; on a busy machine each takes its share of that
+    SILENT_SECONDS = 1.0  # as long as one of them has ended since
     GATHER_SECONDS = 0.02  # for a whole message's places there: one claim costs the same whatever its size
     LOOK_SECONDS = 0.005
     SLOWEST_RETURN = 20.0  # a second
@@ -124,7 +125,7 @@ class Turns:
             began = self._clock()
             while True:
                 found, is_worth_waiting = self._foresee(wanted, whole=self._clock() - began < self.GATHER_SECONDS)
-                if found or not is_worth_waiting or self._clock() - began > self.QUICK_SECONDS:
+                if found or not is_worth_waiting or self._clock() - began > self.SILENT_SECONDS:
                     return found
                 self._ended.wait(self.LOOK_SECONDS)
 
@@ -228,7 +229,7 @@ class Turns:
 
     def _is_quick(self, host: _Host, now: float) -> bool:
         """One that is not known yet is taken to be."""
-        return max(host.took or 0.0, now - host.paced_at) <= self.QUICK_SECONDS
+        return (host.took or 0.0) <= self.QUICK_SECONDS and now - host.paced_at <= self.SILENT_SECONDS
 
     def _limit_of(self, host: _Host, now: float) -> int:
         assert self._limit is not None
