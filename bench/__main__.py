@@ -40,11 +40,14 @@ def main() -> int:
     if not cases:
         print(f"no case begins with {' or '.join(wanted.only)}; --list names them", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an orderly end of all that was started
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = report.Run(command=shlex.join(["scripts/bench", *sys.argv[1:]]), begun_at=datetime.now(UTC))
     try:
         with Bed() as bed:
-            _measure(bed, run, cases, scale)
+            try:
+                _measure(bed, run, cases, scale)
+            except KeyboardInterrupt:  # what was measured until then is told
+                run.failures["the rest"] = "broken off"
             versions = bed.versions()
     except ConfigurationError as error:
         print(f"*** NO BENCH: {error}", file=sys.stderr)

@@ -60,3 +60,20 @@ def test_machine_is_told(results: dict[str, Any]) -> None:
 def test_cache_of_definitions_spares_postgres_its_statements(results: dict[str, Any]) -> None:
     sent = {case["name"].rpartition("/")[2]: case["medians"].get("statements") for case in results["cases"]}
     assert (sent["postgres"], sent["cache"]) == (2, 0)
+
+
+def test_run_that_is_broken_off_tells_what_it_has_measured(tmp_path: Path, results: dict[str, Any]) -> None:
+    command = [BENCH, "--short", "--only", "definitions,steady", "--out", tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        while not running.stdout.readline().startswith("[definitions 1/1] definitions/120-jobs/cache"):
+            assert running.poll() is None
+        running.terminate()
+        told = running.stdout.read()
+    assert "FAILED the rest: broken off" in told
+    assert running.returncode == 1
+    [written] = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
+    assert [case["name"] for case in written["cases"]] == [
+        "definitions/120-jobs/postgres",
+        "definitions/120-jobs/cache",
+    ]
