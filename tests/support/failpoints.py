@@ -203,11 +203,10 @@ POINTS: Mapping[str, Point] = {
         _worker("L.after_commit", _AFTER, _answered, leads=["definitions.before"]),
         _worker("worker.return_slots.before", _BEFORE),
         _worker("worker.return_slots.after_commit", _AFTER),
-        *(
-            point
-            for verb in ("create", "create_once", "update", "pause", "resume", "delete")
-            for point in _client(verb)
-        ),
+        # without quotas to keep it is one statement, whose commit is the server's own
+        Point(name="create.before", role=Role.CLIENT, actions=_BEFORE),
+        Point(name="create.after_commit", role=Role.CLIENT, actions=_AFTER),
+        *(point for verb in ("create_once", "update", "pause", "resume", "delete") for point in _client(verb)),
         *(point for verb in ("run", "retry", "repeat", "backfill", "cancel") for point in _client(verb)),
     )
 }
