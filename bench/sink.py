@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from signal import SIGKILL
 from typing import NamedTuple
 
 from gnomon.embedded.ports import LOOPBACK, free_port
@@ -94,7 +93,7 @@ class Sink(Server):
         configuration.write_text(_CONFIGURATION.format(module=module, user=user, host=LOOPBACK, port=self.port))
         output = self.data_dir / "output.log"
         command = [program, "-p", str(self.data_dir), "-c", str(configuration), "-e", str(self.data_dir / "error.log")]
-        self._child = start_child(command, log=output, when_orphaned=SIGKILL)
+        self._child = start_child(command, log=output)  # SIGTERM, when orphaned: a killed master would leave its worker
         wait_until_ready(self._child, self._answers, name="nginx", log=output)
 
     def stop(self) -> None:

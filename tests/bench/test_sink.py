@@ -1,11 +1,15 @@
 """The bench's target: it answers, at once or later, and knows what has arrived when."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import requests
 from bench.sink import Sink
+from support.cluster import wait_until
 from support.missing import give_up
 
 from gnomon.job.errors import ConfigurationError
@@ -65,3 +69,18 @@ def test_what_was_cleared_is_not_told_again(sink: Sink) -> None:
 def test_hanging_target_takes_a_request_and_never_answers(sink: Sink) -> None:
     with pytest.raises(requests.ReadTimeout):
         requests.get(sink.hanging_url, timeout=0.5)
+
+
+def test_nothing_is_left_of_it_when_its_owner_is_killed(started: Sink, tmp_path: Path) -> None:
+    owner = (
+        "import sys, time; from pathlib import Path; from bench.sink import Sink\n"
+        "from gnomon.embedded.processes import family_of\n"
+        "sink = Sink(Path(sys.argv[1])); sink.start(); print(sink.pid, *family_of(sink.pid), flush=True)\n"
+        "time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", owner, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pids = process.stdout.readline().split()
+        process.kill()
+    assert len(pids) >= 2  # a master and its worker
+    wait_until("nginx has ended", lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
