@@ -23,12 +23,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pika
-import psycopg2
 import pycurl
 import redis
 import uvloop
 
-DATABASE_URL = os.environ["BENCH_DATABASE_URL"]
+from bench.due_rows import connect, seed
+
 QUEUE_URL = os.environ["BENCH_QUEUE_URL"]
 TARGET = os.environ["BENCH_URL"]
 QUEUE = "floor"
@@ -46,9 +46,6 @@ create table floor_jobs (id bigint primary key, due_at timestamptz not null, url
     state text not null default 'DUE', status int, finished_at timestamptz);
 create index floor_due on floor_jobs (due_at, id) where state = 'DUE'
 """
-SEED = """
-insert into floor_jobs (id, due_at, url) select id, to_timestamp(%s), %s from generate_series(%s, %s) id
-"""
 CLAIM = """
 update floor_jobs set state = 'CLAIMED' where id in (
     select id from floor_jobs where state = 'DUE' and due_at <= now() order by due_at, id limit %s
@@ -59,21 +56,6 @@ RECORD = """
 update floor_jobs set state = 'DONE', status = outcome.status, finished_at = clock_timestamp()
 from unnest(%s::bigint[], %s::int[]) outcome (id, status) where floor_jobs.id = outcome.id
 """
-
-
-def connect() -> psycopg2.extensions.connection:
-    session = psycopg2.connect(DATABASE_URL)
-    session.autocommit = True
-    return session
-
-
-def seed(first: int, count: int, lead: float) -> None:
-    with connect().cursor() as cursor:
-        cursor.execute("select extract(epoch from now() + make_interval(secs => %s))::float8", (lead,))
-        (due,) = cursor.fetchone() or ()
-        cursor.execute(SEED, (due, TARGET, first, first + count - 1))
-        cursor.execute("vacuum (analyze) floor_jobs")
-    print(due)
 
 
 def dispatch() -> None:
@@ -237,7 +219,7 @@ if __name__ == "__main__":
     if command == "install":
         connect().cursor().execute(INSTALL)
     elif command == "seed":
-        seed(int(arguments[0]), int(arguments[1]), float(arguments[2]))
+        seed("floor_jobs", int(arguments[0]), int(arguments[1]), float(arguments[2]))
     elif command == "dispatcher":
         dispatch()
     else:

@@ -17,8 +17,8 @@ import requests
 from celery import Celery
 from celery.signals import worker_process_init, worker_ready
 
-DATABASE_URL = os.environ["BENCH_DATABASE_URL"]
-TARGET = os.environ["BENCH_URL"]
+from bench.due_rows import connect, seed
+
 BATCH = 100
 POLL_SECONDS = 0.01
 
@@ -26,10 +26,6 @@ INSTALL = """
 create table textbook_jobs (id bigint primary key, due_at timestamptz not null, url text not null,
     state text not null default 'DUE', status int, finished_at timestamptz);
 create index textbook_due on textbook_jobs (due_at, id) where state = 'DUE'
-"""
-SEED = """
-insert into textbook_jobs (id, due_at, url)
-select id, to_timestamp(%s), %s from generate_series(%s, %s) id
 """
 TAKE = """
 update textbook_jobs set state = 'SENT' where id in (
@@ -73,21 +69,6 @@ def call(number: int, url: str, due: float) -> None:
         cursor.execute(RECORD, (response.status_code, number))
 
 
-def connect() -> psycopg2.extensions.connection:
-    session = psycopg2.connect(DATABASE_URL)
-    session.autocommit = True
-    return session
-
-
-def seed(first: int, count: int, lead: float) -> None:
-    with connect().cursor() as cursor:
-        cursor.execute("select extract(epoch from now() + make_interval(secs => %s))::float8", (lead,))
-        (due,) = cursor.fetchone() or ()
-        cursor.execute(SEED, (due, TARGET, first, first + count - 1))
-        cursor.execute("vacuum (analyze) textbook_jobs")
-    print(due)
-
-
 def dispatch() -> None:
     with connect().cursor() as cursor:
         print("the dispatcher is ready", flush=True)
@@ -105,7 +86,7 @@ if __name__ == "__main__":
     if command == "install":
         connect().cursor().execute(INSTALL)
     elif command == "seed":
-        seed(int(arguments[0]), int(arguments[1]), float(arguments[2]))
+        seed("textbook_jobs", int(arguments[0]), int(arguments[1]), float(arguments[2]))
     elif command == "dispatcher":
         dispatch()
     else:
