@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from support.api import HOURLY, created, make_client, problem
 from support.world import World
 
-from gnomon.api.access import FAILURES, Guarded, Open
+from gnomon.api.access import FAILURES, Guarded, Open, needs
 from gnomon.api.keyring import Keyring
 from gnomon.api.throttle import Throttle
 from gnomon.embedded.postgres import EmbeddedPostgres
@@ -156,6 +156,16 @@ def test_route_that_does_not_say_what_it_needs_can_not_be_registered(world: Worl
     with pytest.raises(TypeError, match="/late"):
         app.add_url_rule("/late", "late")
     assert [rule.rule for rule in app.url_map.iter_rules() if rule.rule in ("/secret", "/late")] == []
+
+
+def test_asynchronous_view_can_not_be_registered(world: World) -> None:
+    """Nobody would wait for it: its answer would be a coroutine."""
+
+    async def view() -> str:
+        return "later"
+
+    with pytest.raises(TypeError, match="the view of /later is asynchronous"):
+        make_client(world).application.get("/later")(needs(Role.READ)(view))
 
 
 def test_who_has_no_key_can_not_tell_what_exists(world: World) -> None:

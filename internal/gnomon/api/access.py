@@ -3,6 +3,7 @@
 Who has no key can't tell a route that exists from one that does not: all of it is refused before anything is looked at.
 """
 
+import inspect
 import logging
 import math
 import threading
@@ -67,7 +68,11 @@ class Guarded(Flask):
     def add_url_rule(
         self, rule: str, endpoint: str | None = None, view_func: Any = None, *more: Any, **options: Any
     ) -> None:
-        """Raises TypeError for a view that does not say so."""
+        """Raises TypeError for a view that does not say so, and for one that is asynchronous."""
+        if view_func is not None and inspect.iscoroutinefunction(inspect.unwrap(view_func)):
+            raise TypeError(
+                f"the view of {rule} is asynchronous, which nobody here would wait for: make it a plain one"
+            )
         if view_func is None or NEEDS not in vars(view_func):
             raise TypeError(f"{rule} does not say which role it needs: decorate its view with gnomon.api.access.needs")
         super().add_url_rule(rule, endpoint, view_func, *more, **options)
