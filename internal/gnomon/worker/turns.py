@@ -111,7 +111,7 @@ class Turns:
         self._calling = self._foreseen = 0
         self._lock = threading.Lock()
         self._queue = threading.Lock()
-        self._ended = threading.Event()
+        self._closing = threading.Event()
 
     def foresee(self, wanted: int) -> int:
         """How many more, up to `wanted`, can be called at once, whatever their hosts; 0: some host may get too many.
@@ -127,7 +127,7 @@ class Turns:
                 found, is_worth_waiting = self._foresee(wanted, whole=self._clock() - began < self.GATHER_SECONDS)
                 if found or not is_worth_waiting or self._clock() - began > self.SILENT_SECONDS:
                     return found
-                self._ended.wait(self.LOOK_SECONDS)
+                self._closing.wait(self.LOOK_SECONDS)
 
     def settle(self, count: int) -> None:
         """Those that were foreseen have their places, or need none."""
@@ -198,7 +198,7 @@ class Turns:
         """From now on nobody waits, and nobody's turn comes."""
         with self._lock:
             self._closed = True
-        self._ended.set()
+        self._closing.set()
 
     def _foresee(self, wanted: int, *, whole: bool) -> tuple[int, bool]:
         """How many, and whether it is worth waiting where there are none."""
