@@ -26,6 +26,7 @@ class Gate:
                     await asyncio.sleep(0.02)
             finally:
                 gone.cancel()
+                await asyncio.wait([gone])  # until then it reads what is for others
                 self.inside -= 1
             if connection.open:
                 await answered(request, connection)
