@@ -25,6 +25,7 @@ from gnomon.process.last_resort import EXIT_CODE, end_process
 from gnomon.process.tls import refused_certificate
 from gnomon.queue.celery.app import TASK_NAME
 from gnomon.queue.celery.sieve import read_ids, refusal
+from gnomon.queue.celery.transport import BROKER_ERRORS
 from gnomon.queue.celery.watchdog import ConsumeWatchdog
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def run_worker(
     """
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("celery.worker.loops").addFilter(_is_news)
     register_task(app, admit)
     drain_once, ended = _Once(drain), threading.Event()
     app.steps["worker"].add(_drain_step(drain_once))
@@ -91,6 +93,11 @@ def run_worker(
         ended.set()
         drain_once()
     return int(worker.exitcode or 0)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not so what a lost connection still raises while it is put away: Celery tells of the loss right after."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], BROKER_ERRORS)
 
 
 def _watch(worker: "_GnomonWorker", watchdog: ConsumeWatchdog, ended: threading.Event, patience: timedelta) -> None:

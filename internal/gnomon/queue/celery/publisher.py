@@ -7,23 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-import amqp
-import redis
 from celery import Celery
 from kombu import Connection
-from kombu.exceptions import KombuError, OperationalError
 
 from gnomon.job.errors import Unavailable
 from gnomon.process.tls import refused_certificate
 from gnomon.queue.celery.app import ANSWER_SECONDS, TASK_NAME, queue_named, time_limits
 from gnomon.queue.celery.marker import marker_on
+from gnomon.queue.celery.transport import BROKER_ERRORS
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 IDS_PER_MESSAGE = 100  # moves the limit from Celery's messages to the database; more would gain next to nothing
 _TRANSIENT = 1
-_ERRORS: tuple[type[Exception], ...] = (OperationalError, KombuError, redis.RedisError, amqp.AMQPError, OSError)
 
 
 class CeleryQueue:
@@ -118,7 +115,7 @@ class CeleryQueue:
             self._broken_off = False
             return self._call_twice(use)
         except Exception as error:
-            if not (self._broken_off or isinstance(error, _ERRORS)):
+            if not (self._broken_off or isinstance(error, BROKER_ERRORS)):
                 raise
             # else the type only: the text of a driver's error may hold the broker's URL
             reason = refused_certificate(error) or type(error).__name__
@@ -131,7 +128,7 @@ class CeleryQueue:
         idle, started = self._connection is not None, time.monotonic()
         try:
             return self._call_once(use)
-        except _ERRORS:
+        except BROKER_ERRORS:
             if not idle or time.monotonic() - started > self._timeout / 10:
                 raise
         return self._call_once(use)

@@ -17,9 +17,14 @@ from weakref import WeakSet
 from amqp import AMQPError
 from amqp.basic_message import Message
 from amqp.method_framing import frame_handler
+from kombu.exceptions import KombuError, OperationalError
 from kombu.transport import pyamqp, redis
+from redis import RedisError
 
 log = logging.getLogger(__name__)
+
+# What a broker that is away, or refuses, raises through any of the drivers.
+BROKER_ERRORS: tuple[type[Exception], ...] = (OperationalError, KombuError, RedisError, AMQPError, OSError)
 
 Frame = tuple[int, int, bytes]  # kind, channel, content
 _CONTENT_HEADER = 2
