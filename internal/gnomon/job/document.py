@@ -7,6 +7,7 @@ those of the API's schema; every rule about values is checked here or in the val
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeVar, assert_never
 
 from gnomon.job.amqp import MASK, Broker, keeps_password, masked, with_password
@@ -29,6 +30,8 @@ MAX_PAUSE_SECONDS = 86_400
 MAX_DELAY_SECONDS = 10**9
 MAX_MISFIRES = 10_000
 MAX_TAGS, MAX_TAG = 50, 100
+_RETRY_FIELDS = ("max_attempts", "initial_seconds", "multiplier", "max_seconds", "jitter", "strategy")
+_MISFIRE_FIELDS = ("policy", "grace_seconds", "limit")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 NAME_RULE = "must be 1 to 200 letters, digits, '.', '_' or '-', and begin with a letter or digit"
 
@@ -44,39 +47,16 @@ def read_definition(document: Mapping[str, Any], *, now: datetime | None = None)
     document that `write_definition` made needs none.
     Raises InvalidJob with every broken rule it found.
     """
+    read: dict[str, Any] = {}
     errors: list[FieldError] = []
-
-    def part(read: Callable[[], Value], pointer: str = "") -> Value | None:
+    for part, read_part in _PARTS.items():
         try:
-            return read()
+            read[part] = read_part(document, now)
         except InvalidJob as error:
-            errors.extend(error.under(pointer).errors)
-            return None
-
-    target = part(lambda: _read_target(document))
-    timing = part(lambda: _read_timing(document, now))
-    retry = part(lambda: _read_retry(document.get("retry") or {}))
-    misfire = part(lambda: _read_misfire(document.get("misfire") or {}), "/misfire")
-    name = part(lambda: _read_name(document.get("name")))
-    tags = part(lambda: _read_tags(document.get("tags") or []))
-    timeout = part(lambda: _read_timeout(document.get("timeout_seconds", 30)))
-    overlap = part(lambda: _choice(Overlap, document.get("overlap", Overlap.SKIP), "/overlap"))
-    delivery = part(lambda: _choice(Delivery, document.get("delivery", Delivery.AT_LEAST_ONCE), "/delivery"))
+            errors.extend(error.errors)
     if errors:
         raise InvalidJob(errors)
-    assert target and timing and retry and misfire and timeout and overlap and delivery  # noqa: PT018 - not a test
-    assert tags is not None
-    return Definition(
-        target=target,
-        timing=timing,
-        name=name,
-        tags=tags,
-        timeout=timeout,
-        retry=retry,
-        misfire=misfire,
-        overlap=overlap,
-        delivery=delivery,
-    )
+    return Definition(**read)
 
 
 def write_definition(definition: Definition, *, secrets: bool) -> Document:
@@ -240,7 +220,7 @@ def target_field(kind: str) -> str:
     return TARGET_FIELDS.get(kind, PAYLOAD)
 
 
-def _read_target(document: Mapping[str, Any]) -> Target:
+def _read_target(document: Mapping[str, Any], _now: datetime | None) -> Target:
     kind = _read_type(document.get("type"))
     wanted = target_field(kind)
     for other in (*TARGET_FIELDS.values(), PAYLOAD):
@@ -431,31 +411,49 @@ def _write_auth(auth: BasicAuth | BearerAuth | None, secrets: bool) -> Document:
             return {"type": "none"}
 
 
-def _read_retry(retry: Mapping[str, Any]) -> RetryPolicy:
+def _read_retry(document: Mapping[str, Any], _now: datetime | None) -> RetryPolicy:
+    retry = document.get("retry")
+    return _retry(*map(retry.get, _RETRY_FIELDS)) if retry else _retry()
+
+
+@lru_cache(maxsize=256, typed=True)  # most jobs share a few policies
+def _retry(
+    max_attempts: int | None = None,
+    initial_seconds: float | None = None,
+    multiplier: float | None = None,
+    max_seconds: float | None = None,
+    jitter: float | None = None,
+    strategy: str | None = None,
+) -> RetryPolicy:
     known: dict[str, Any] = {
-        "max_attempts": retry.get("max_attempts"),
-        "initial": _optional_seconds(retry, "initial_seconds", "/retry"),
-        "multiplier": retry.get("multiplier"),
-        "maximum": _optional_seconds(retry, "max_seconds", "/retry"),
-        "jitter": retry.get("jitter"),
-        "strategy": retry.get("strategy"),
+        "max_attempts": max_attempts,
+        "initial": _pause(initial_seconds, "/retry/initial_seconds"),
+        "multiplier": multiplier,
+        "maximum": _pause(max_seconds, "/retry/max_seconds"),
+        "jitter": jitter,
+        "strategy": strategy,
     }
     return RetryPolicy(**{key: value for key, value in known.items() if value is not None})
 
 
-def _read_misfire(misfire: Mapping[str, Any]) -> Misfire:
+def _read_misfire(document: Mapping[str, Any], _now: datetime | None) -> Misfire:
+    misfire = document.get("misfire")
+    return _misfire(*map(misfire.get, _MISFIRE_FIELDS)) if misfire else _misfire()
+
+
+@lru_cache(maxsize=256, typed=True)
+def _misfire(policy: str | None = None, grace_seconds: float | None = None, limit: int | None = None) -> Misfire:
     default = Misfire()
-    grace = _optional_seconds(misfire, "grace_seconds", "")
+    grace = _pause(grace_seconds, "/misfire/grace_seconds")
     return Misfire(
-        policy=_choice(MisfirePolicy, misfire.get("policy", default.policy), "/policy"),
+        policy=default.policy if policy is None else _choice(MisfirePolicy, policy, "/misfire/policy"),
         grace=default.grace if grace is None else grace,
-        limit=int(_bounded(misfire.get("limit", default.limit), 1, MAX_MISFIRES, "/limit")),
+        limit=default.limit if limit is None else int(_bounded(limit, 1, MAX_MISFIRES, "/misfire/limit")),
     )
 
 
-def _optional_seconds(document: Mapping[str, Any], field: str, parent: str) -> timedelta | None:
-    value = document.get(field)
-    return None if value is None else timedelta(seconds=_bounded(value, 0, MAX_PAUSE_SECONDS, f"{parent}/{field}"))
+def _pause(seconds: float | None, pointer: str) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=_bounded(seconds, 0, MAX_PAUSE_SECONDS, pointer))
 
 
 def _optional_instant(document: Mapping[str, Any], field: str) -> datetime | None:
@@ -477,13 +475,15 @@ def _choice(kind: Callable[[str], Value], value: str, pointer: str) -> Value:
         raise InvalidJob.at(pointer, f"must be one of {known}, not {str(value)[:40]!r}") from error
 
 
-def _read_name(name: str | None) -> str | None:
+def _read_name(document: Mapping[str, Any], _now: datetime | None) -> str | None:
+    name: str | None = document.get("name")
     if name is None or NAME.fullmatch(name):
         return name
     raise InvalidJob.at("/name", NAME_RULE)
 
 
-def _read_tags(tags: list[str]) -> tuple[str, ...]:
+def _read_tags(document: Mapping[str, Any], _now: datetime | None) -> tuple[str, ...]:
+    tags = document.get("tags") or ()
     if len(tags) > MAX_TAGS:
         raise InvalidJob.at("/tags", f"{len(tags)} tags; at most {MAX_TAGS} are allowed")
     for index, tag in enumerate(tags):
@@ -492,5 +492,28 @@ def _read_tags(tags: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tags))
 
 
-def _read_timeout(seconds: float) -> timedelta:
+def _read_timeout(document: Mapping[str, Any], _now: datetime | None) -> timedelta:
+    seconds = document.get("timeout_seconds", 30)
     return timedelta(seconds=_bounded(seconds, MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS, "/timeout_seconds"))
+
+
+def _read_overlap(document: Mapping[str, Any], _now: datetime | None) -> Overlap:
+    return _choice(Overlap, document.get("overlap", Overlap.SKIP), "/overlap")
+
+
+def _read_delivery(document: Mapping[str, Any], _now: datetime | None) -> Delivery:
+    return _choice(Delivery, document.get("delivery", Delivery.AT_LEAST_ONCE), "/delivery")
+
+
+# Each part of a definition, and what reads it from the document at a moment.
+_PARTS: Mapping[str, Callable[[Mapping[str, Any], datetime | None], object]] = {
+    "target": _read_target,
+    "timing": _read_timing,
+    "retry": _read_retry,
+    "misfire": _read_misfire,
+    "name": _read_name,
+    "tags": _read_tags,
+    "timeout": _read_timeout,
+    "overlap": _read_overlap,
+    "delivery": _read_delivery,
+}

@@ -5,6 +5,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, assert_never
 from urllib.parse import SplitResult, urlsplit
 
@@ -314,6 +315,7 @@ def closed_to(target: Target, policy: EgressPolicy) -> list[str]:
     return [] if reason is None else [f"{pointer}: with the settings of this process workers refuse it: {reason}"]
 
 
+@lru_cache(maxsize=1024)  # many jobs share a few
 def normalise_url(text: str) -> str:
     """The absolute form of a URL; without a scheme it means https. Raises InvalidJob at /url."""
     if len(text) > MAX_URL_LENGTH:
