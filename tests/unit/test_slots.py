@@ -42,14 +42,15 @@ def test_what_is_taken_away_while_one_waits_for_more_ends_no_wait() -> None:
     assert taken == [2]
 
 
-def test_several_at_once_get_all_that_they_want_in_the_end() -> None:
-    slots, wanted, taken = Slots(16), 10, list[int]()
+def test_several_in_turn_get_all_that_they_want_in_the_end() -> None:
+    slots, wanted, taken, turn = Slots(16), 10, list[int](), threading.Lock()
 
     def admit() -> None:
         for _ in range(50):
             left = wanted
             while left:
-                count = slots.take(left)
+                with turn:
+                    count = slots.take(left)
                 taken.append(count)
                 left -= count
                 slots.give(count)

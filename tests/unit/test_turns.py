@@ -106,6 +106,7 @@ def test_room_is_that_of_the_busiest_host() -> None:
     clock.now += 60  # nothing has ended: neither is worth waiting for
     assert turns.foresee(4) == 0
     assert turns.foresee(3) == 3
+    turns.GATHER_SECONDS = 0.0
     assert turns.foresee(1) == 0
     turns.settle(3)
     assert turns.foresee(2) == 2
@@ -193,6 +194,18 @@ def test_host_that_is_quick_is_waited_for() -> None:
     waiting = threading.Thread(target=lambda: found.append(turns.foresee(6)))
     waiting.start()
     turns.leave(places)
+    waiting.join(20)
+    assert found == [6]
+
+
+def test_those_that_were_foreseen_before_are_waited_for() -> None:
+    turns = Turns(10)
+    turns.GATHER_SECONDS = 60.0
+    assert turns.foresee(6) == 6
+    found: list[int] = []
+    waiting = threading.Thread(target=lambda: found.append(turns.foresee(6)))
+    waiting.start()
+    turns.settle(6)
     waiting.join(20)
     assert found == [6]
 

@@ -79,6 +79,7 @@ class Runner:
         self._lease = lease
         self._slots = Slots(concurrency)
         self._turns = Turns(per_host, most=most_per_host)
+        self._boarding = threading.Lock()
         self._errands = Errands()
         self._flights = Flights()
         self._definitions = RecentDefinitions(store, unseal)
@@ -101,16 +102,25 @@ class Runner:
         """Claims and starts all of `ids` that are still to be run, waiting for slots as needed."""
         left = list(ids)
         while left:
-            count = self._slots.take(len(left))
+            count, foreseen = self._room_for(len(left))
             if count == 0:
                 self._give_up(left)
                 return
-            foreseen = self._turns.foresee(count)
-            if 0 < foreseen < count:
-                self._slots.give(count - foreseen)
-                count = foreseen
             part, left = left[:count], left[count:]
-            self._admit_part(part, foreseen=foreseen > 0)
+            self._admit_part(part, foreseen=foreseen)
+
+    def _room_for(self, wanted: int) -> tuple[int, bool]:
+        """How many slots it took, none once closed, and whether they can be called whatever their hosts.
+
+        One message after the other: those that wait for a host would keep slots that nobody uses meanwhile.
+        """
+        with self._boarding:
+            count = self._slots.take(wanted)
+            foreseen = self._turns.foresee(count) if count else 0
+        if 0 < foreseen < count:
+            self._slots.give(count - foreseen)
+            count = foreseen
+        return count, foreseen > 0
 
     def drain(self, grace: timedelta) -> None:
         """Admits no more, lets what is in flight finish, gives back or breaks off the rest, records everything.

@@ -13,15 +13,14 @@ class Slots:
         self._free = self._capacity = capacity
         self._closed = False
         self._changed = threading.Condition()
-        self._taking = threading.Lock()
         self._needed = 1  # by whoever takes now
 
     def take(self, wanted: int) -> int:
         """Waits until at least one is free and takes up to `wanted`; 0 once closed.
 
-        One after the other: several at once would share what is free, and make small claims of it.
+        For one caller after the other: several at once would share what is free, and make small claims of it.
         """
-        with self._taking, self._changed:
+        with self._changed:
             while not self._closed:
                 self._await(1, None)
                 self._await(min(wanted, self._capacity), self.GATHER_SECONDS)

@@ -110,29 +110,29 @@ class Turns:
         self._closed = False
         self._calling = self._foreseen = 0
         self._lock = threading.Lock()
-        self._queue = threading.Lock()
-        self._closing = threading.Event()
+        self._settled = threading.Condition(self._lock)
 
     def foresee(self, wanted: int) -> int:
         """How many more, up to `wanted`, can be called at once, whatever their hosts; 0: some host may get too many.
 
-        For as many there is room until `settle`. Waits for a host that is quick. One caller after the other: several at
-        once would share the room.
+        For as many there is room until `settle`. Waits for a host that is quick, and a moment for those that others
+        foresaw. One caller after the other: several at once would share the room.
         """
         if self._limit is None:
             return wanted
-        with self._queue:
+        with self._settled:
             began = self._clock()
             while True:
                 found, is_worth_waiting = self._foresee(wanted, whole=self._clock() - began < self.GATHER_SECONDS)
                 if found or not is_worth_waiting or self._clock() - began > self.SILENT_SECONDS:
                     return found
-                self._closing.wait(self.LOOK_SECONDS)
+                self._settled.wait(self.LOOK_SECONDS)
 
     def settle(self, count: int) -> None:
         """Those that were foreseen have their places, or need none."""
-        with self._lock:
+        with self._settled:
             self._foreseen -= count if self._limit is not None else 0
+            self._settled.notify()
 
     def reserve(self, name: str | None, *, foreseen: bool = False) -> Place | None:
         """A place at this host; None when there is none, not even to wait. One that was foreseen gets one."""
@@ -196,24 +196,23 @@ class Turns:
 
     def close(self) -> None:
         """From now on nobody waits, and nobody's turn comes."""
-        with self._lock:
+        with self._settled:
             self._closed = True
-        self._closing.set()
+            self._settled.notify()
 
     def _foresee(self, wanted: int, *, whole: bool) -> tuple[int, bool]:
-        """How many, and whether it is worth waiting where there are none."""
-        with self._lock:
-            if self._closed:
-                return 0, False
-            room, is_quick = self._room(self._clock())
-            room -= self._foreseen
-            if room < wanted and is_quick and whole:
-                return 0, True
-            found = wanted if room >= wanted else room if is_quick else 0
-            if found <= 0:
-                return 0, is_quick
-            self._foreseen += found
-            return found, True
+        """How many, and whether it is worth waiting where there are none: for a while, those that were foreseen are."""
+        if self._closed:
+            return 0, False
+        room, is_quick = self._room(self._clock())
+        room -= self._foreseen
+        if room < wanted and whole and (is_quick or self._foreseen):
+            return 0, True
+        found = wanted if room >= wanted else room if is_quick else 0
+        if found <= 0:
+            return 0, is_quick
+        self._foreseen += found
+        return found, True
 
     def _room(self, now: float) -> tuple[int, bool]:
         """That of the host that has the least, and whether this host is quick."""
