@@ -76,7 +76,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "bench/results", help="the folder for the results (bench/results)"
     )
-    parser.add_argument("--page", type=Path, metavar="RESULTS", help="only write docs/performance.md from that file")
+    parser.add_argument(
+        "--page", type=Path, nargs="+", metavar="RESULTS", help="only write docs/performance.md from these files"
+    )
     parser.add_argument("--list", action="store_true", help="only say what would be measured")
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""docs/performance.md: what it says between its marks is made of one file of results."""
+"""docs/performance.md: what it says between its marks is made of files of results, each group of cases in one of them."""
 
 import json
 import re
@@ -11,20 +11,20 @@ from bench.bed import ROOT
 
 PAGE = ROOT / "docs/performance.md"
 _MARKED = re.compile(
-    r"(?<=<!-- made of )(\S+)( by scripts/bench --page; a test compares -->\n).*?(?=<!-- end -->)", re.S
+    r"(?<=<!-- made of )(\S+(?: \S+)*?)( by scripts/bench --page; a test compares -->\n).*?(?=<!-- end -->)", re.S
 )
 
 
-def rewrite(results: Path) -> None:
-    """Puts the figures of this file into the page."""
-    named = str(results.resolve().relative_to(ROOT))
+def rewrite(results: Sequence[Path]) -> None:
+    """Puts the figures of these files into the page."""
+    named = " ".join(str(path.resolve().relative_to(ROOT)) for path in results)
     made = rendered(results)
     PAGE.write_text(_MARKED.sub(lambda match: f"{named}{match[2]}{made}", PAGE.read_text()))
 
 
-def source() -> Path:
+def sources() -> list[Path]:
     """The results that the page says it is made of."""
-    return ROOT / _match()[1]
+    return [ROOT / name for name in _match()[1].split()]
 
 
 def present() -> str:
@@ -32,13 +32,26 @@ def present() -> str:
     return _match()[0].partition("-->\n")[2]
 
 
-def rendered(results: Path) -> str:
+def rendered(results: Sequence[Path]) -> str:
     """What should."""
-    document = json.loads(results.read_text())
-    parts = [_origin(document), "### Goals", _markdown(report.goal_table(document)), report.unmeasured(document)]
-    for group, table in report.tables(document).items():
-        parts += [f"### {group}", _plot(results, group), _markdown(table)]
+    documents = [json.loads(path.read_text()) for path in results]
+    goals = {"goals": _goals(documents)}
+    parts = ["### Goals", _markdown(report.goal_table(goals)), report.unmeasured(goals)]
+    for path, document in zip(results, documents, strict=True):
+        parts.append(_origin(document))
+        for group, table in report.tables(document).items():
+            parts += [f"### {group}", _plot(path, group), _markdown(table)]
     return "\n" + "\n\n".join(part for part in parts if part) + "\n\n"
+
+
+def _goals(documents: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Each once, from the run that has its cases."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for document in documents:
+        for goal in document["goals"]:
+            if goal["text"] not in found or found[goal["text"]]["value"] is None:
+                found[goal["text"]] = goal
+    return list(found.values())
 
 
 def _match() -> re.Match[str]:
