@@ -19,7 +19,7 @@ from gnomon.embedded.ports import LOOPBACK
 WARM_UP = 300  # jobs before the burst: connections are open and code is loaded, as in a process that runs for hours
 _QUEUE = "bench"
 # Written to the log by the whole server, and taken up by executions with their indexes.
-_BYTES = "select pg_current_wal_insert_lsn() - '0/0', pg_total_relation_size('executions')"
+_BYTES = "select pg_current_wal_insert_lsn() - '0/0' as written, pg_total_relation_size('executions') as stored"
 _ADD_GUEST = (
     'case rabbit_auth_backend_internal:exists(<<"guest">>) of true -> ok; '
     'false -> rabbit_auth_backend_internal:add_user(<<"guest">>, <<"guest">>, <<"bench">>) end'
@@ -144,16 +144,17 @@ def costs(used: Mapping[str, float], count: int) -> dict[str, float]:
 def _run(world: World, stack: Stack, work: Work, count: int) -> Figures:
     """`count` jobs due at one instant, done and counted."""
     due, total = _seeded(world, work, count)
-    meter, written, stored = stack.meter(), *world.sql(_BYTES)[0]
+    before = world.sql(_BYTES)[0]
+    meter = stack.meter()
     ended = wait_recorded(world, total)
     used = meter.used()
     _check(world, work, due, count)
-    written_now, stored_now = world.sql(_BYTES)[0]
+    after = world.sql(_BYTES)[0]
     return {
         "jobs_per_s": count / (ended - due).total_seconds(),
         **costs(used, count),
-        "wal_bytes": float(written_now - written) / count,
-        "stored_bytes": float(stored_now - stored) / count,
+        "wal_bytes": float(after.written - before.written) / count,
+        "stored_bytes": (after.stored - before.stored) / count,
     }
 
 

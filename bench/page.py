@@ -1,4 +1,4 @@
-"""docs/performance.md: what it says between its marks is made of files of results, each group of cases in one of them."""
+"""docs/performance.md: what it says between its marks is made of files of results, each group in one of them."""
 
 import json
 import re
