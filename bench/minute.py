@@ -22,7 +22,7 @@ SHORT_JOBS = (300,)
 WARM_UP = 300  # jobs before: connections are open and code is loaded, as in a process that runs for hours
 BROKER = "redis"
 AHEAD = "ahead" in Scheduler.model_fields  # claim ahead
-AHEAD_SETTING = {"SCHEDULER_SCHEDULER_AHEAD": "10s"}
+AHEAD_SETTING = {"SCHEDULER_SCHEDULER_AHEAD": "5s"}
 NO_SETTINGS: Mapping[str, str] = {}
 
 

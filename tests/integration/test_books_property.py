@@ -22,6 +22,7 @@ SCHEDULES = (
     {"cron_schedule": "0 * * * *", "spread_seconds": 3000},
     {"interval_seconds": 600},
     {"delay_seconds": 1800},
+    {"delay_seconds": 3},
 )
 NAME = "nightly"
 Step = Callable[[World, Job], None]
@@ -124,6 +125,26 @@ def _delete(world: World, job: Job) -> None:
     _ask(lambda: world.service.delete(str(job.id)))
 
 
+def _soon(seconds: int, cancelled: int, change: Step) -> Step:
+    """Moments of the next seconds, for a dispatch that looks ahead: one of many to come, or four and no more.
+
+    One of them may be cancelled before the job is changed.
+    """
+
+    def step(world: World, job: Job) -> None:
+        now: datetime = world.one("select now()")
+        document = {"interval_seconds": seconds, "starts_at": (now + timedelta(seconds=2)).isoformat()}
+        ends_at = None if seconds > 1 else (now + timedelta(seconds=5)).isoformat()
+        _edit({**document, "ends_at": ends_at})(world, job)
+        _dispatch(world, job)
+        ahead = world.sql("select id from executions where scheduled_at > now() and state = 'PENDING' order by id")
+        for row in ahead[cancelled : cancelled + 1]:
+            world.service.cancel(str(row.id))
+        change(world, job)
+
+    return step
+
+
 def _ask(request: Callable[[], object]) -> None:
     """A refusal is an answer like any other: the books have to be right after it as well."""
     try:
@@ -132,6 +153,11 @@ def _ask(request: Callable[[], object]) -> None:
         return
 
 
+CHANGES = st.one_of(
+    st.sampled_from([*SCHEDULES, {"tags": ["x"]}, {"overlap": "allow"}]).map(_edit),
+    st.sampled_from(SCHEDULES).map(_put),
+    st.sampled_from([_pause, _pause_for_an_hour, _resume, _delete, _dispatch]),
+)
 STEPS = st.one_of(
     HOURS.map(_pass_and_dispatch),
     HOURS.map(_pass),
@@ -139,6 +165,7 @@ STEPS = st.one_of(
     st.sampled_from(
         [_dispatch, _finish, _claim_and_fail, _cancel_all, _pause, _pause_for_an_hour, _resume, _run, _backfill]
     ),
+    st.builds(_soon, st.sampled_from([600, 1]), st.integers(0, 9), CHANGES),
     st.sampled_from([_pause, _resume, _finish, _delete]),
     st.sampled_from([*SCHEDULES, {"cron_schedule": "30 * * * *", "overlap": "queue"}]).map(_put),
     st.sampled_from([_pause_one, _resume_one, _run_one, _delete_one]).map(_in_bulk),
@@ -174,6 +201,12 @@ HISTORIES = {
 UNHURRIED = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], print_blob=True
 )
+
+
+@pytest.fixture(params=[timedelta(0), timedelta(seconds=5)], ids=["at the moment", "ahead"])
+def world(world: World, request: pytest.FixtureRequest) -> World:
+    world.dispatch = world.scheduler(ahead=request.param)
+    return world
 
 
 @given(**HISTORIES)

@@ -31,6 +31,12 @@ def test_protocol_holds_where_executions_of_two_policies_meet(overlap: str, edit
     assert not found.broken, str(found)
 
 
+@pytest.mark.parametrize(("overlap", "edit_to"), EDITS)
+def test_protocol_holds_for_three_moments_that_are_dispatched_ahead(overlap: str, edit_to: str) -> None:
+    found = explore(OverlapModel(overlap, edit_to=edit_to, ahead=True))
+    assert not found.broken, str(found)
+
+
 @pytest.mark.parametrize("policy", [AT_LEAST_ONCE, AT_MOST_ONCE])
 def test_states_that_are_taken_for_the_same_go_on_alike(policy: str) -> None:
     model = ExecutionModel(policy)

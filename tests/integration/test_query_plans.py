@@ -82,15 +82,17 @@ def _bitmaps_below(node: dict[str, Any]) -> str:
 def test_due_scan_reads_the_due_index_only(world: World) -> None:
     fill_jobs(world)
     assert scans_of(plan_of(world, statements.DUE, limit=1000, behind_limit=100), "jobs") == {"jobs_due"}
+    ahead = plan_of(world, statements.DUE_AHEAD, limit=1000, behind_limit=100, ahead=5)
+    assert scans_of(ahead, "jobs") == {"jobs_due"}
 
 
 def test_wake_up_time_comes_from_the_ends_of_indexes(world: World) -> None:
     fill_jobs(world)
     fill_executions(world, "PENDING", ROWS)
     world.sql("analyze executions")
-    plan = plan_of(world, statements.HORIZON)
-    assert scans_of(plan, "jobs") == {"jobs_due", "jobs_resume"}
-    assert scans_of(plan, "executions") == {"executions_publish"}
+    for plan in (plan_of(world, statements.HORIZON), plan_of(world, statements.HORIZON_AHEAD, ahead=5, tick=1)):
+        assert scans_of(plan, "jobs") == {"jobs_due", "jobs_resume"}
+        assert scans_of(plan, "executions") == {"executions_publish"}
 
 
 def test_republish_scan_reads_the_publish_index_only(world: World) -> None:
@@ -164,13 +166,27 @@ def test_plans_that_sessions_keep_go_by_indexes_even_when_they_are_made_in_an_em
     assert scans_of(kept_plan_of(world, statements.INSERT_EXECUTIONS, **inserting), "jobs") == {"jobs_pkey"}
     assert scans_of(kept_plan_of(world, statements.ADVANCE, rows="[]"), "jobs") == {"jobs_pkey"}
     assert scans_of(kept_plan_of(world, statements.DEFINITIONS, keys="[]"), "job_revisions") == {"job_revisions_pkey"}
-    ahead = kept_plan_of(world, statements.HORIZON)
-    assert scans_of(ahead, "jobs") == {"jobs_due", "jobs_resume"}
-    assert scans_of(ahead, "executions") == {"executions_publish"}
-    due = kept_plan_of(world, statements.DUE, limit=1000, behind_limit=100)
-    assert scans_of(due, "jobs") == {"jobs_due"}
-    assert "Sort" not in {node["Node Type"] for node in due}, "it would read all that is due for each batch of it"
-    assert scans_of(kept_plan_of(world, statements.RESUME, limit=1000), "jobs") == {"jobs_resume", "jobs_pkey"}
+    look_ahead = {"ahead": 5.0, "tick": 1.0}
+    for wake_up, given in ((statements.HORIZON, {}), (statements.HORIZON_AHEAD, look_ahead)):
+        plan = kept_plan_of(world, wake_up, **given)
+        assert scans_of(plan, "jobs") == {"jobs_due", "jobs_resume"}
+        assert scans_of(plan, "executions") == {"executions_publish"}
+    batch = {"limit": 1000, "behind_limit": 100}
+    for due in (
+        kept_plan_of(world, statements.DUE, **batch),
+        kept_plan_of(world, statements.DUE_AHEAD, **batch, ahead=5.0),
+    ):
+        assert scans_of(due, "jobs") == {"jobs_due"}
+        assert "Sort" not in {node["Node Type"] for node in due}, "it would read all that is due for each batch of it"
+    resume = scans_of(kept_plan_of(world, statements.RESUME, limit=1000), "jobs")
+    assert resume == {"jobs_resume", "jobs_through", "jobs_pkey"}
+
+
+def test_taking_back_reads_the_end_of_a_jobs_history_only(world: World) -> None:
+    fill_executions(world, "SUCCEEDED", ROWS)
+    world.sql("analyze executions")
+    plan = plan_of(world, statements.TAKE_BACK, id=uuid4(), first=UUID(int=2**127))
+    assert scans_of(plan, "executions") <= {"executions_history", "executions_pkey"}
 
 
 def test_question_what_to_try_again_reads_the_indexes_of_failures_and_of_repetitions_only(world: World) -> None:

@@ -25,11 +25,18 @@ class Change:
     breaks: str = ""
     moments: int = 3
     deep: bool = False
+    ahead: bool = False
 
     def model(self) -> ExecutionModel | OverlapModel:
         if self.world in (ONE_OR_MORE, ONE_AT_MOST):
             return ExecutionModel(self.world[0], without=self.without)
-        return OverlapModel(self.world[0], edit_to="".join(self.world[1:]), moments=self.moments, without=self.without)
+        return OverlapModel(
+            self.world[0],
+            edit_to="".join(self.world[1:]),
+            moments=self.moments,
+            ahead=self.ahead,
+            without=self.without,
+        )
 
     def __str__(self) -> str:
         world = " to ".join(self.world)
@@ -38,6 +45,10 @@ class Change:
 
 def _change(without: str, world: tuple[str, ...], breaks: str = "", *, moments: int = 3, deep: bool = False) -> Change:
     return Change(frozenset(without.split(" + ")), world, breaks, moments, deep)
+
+
+def _ahead(without: str, world: tuple[str, ...], breaks: str) -> Change:
+    return Change(frozenset([without]), world, breaks, ahead=True)
 
 
 MUTANTS = [
@@ -89,6 +100,12 @@ MUTANTS = [
     _change("promote for whom it does not block", MIXED, "no_lost_execution", deep=True),
     _change("cancel what runs", QUEUE, "no_cancel_ends_what_runs"),
     _change("delete without the job's lock", SKIP, "no_attempt_after_cancel_or_delete"),
+    # ahead of the moment
+    _ahead("claim before the moment", SKIP, "nothing_begins_before_its_moment"),
+    _ahead("judge overlap ahead", SKIP, "overlap_is_judged_at_the_moment"),
+    _ahead("leave what is ahead", MIXED, "edits_hold_for_what_is_to_come"),
+    _ahead("take back without next_run", MIXED, "one_row_per_moment"),
+    _ahead("take back what is before a cancelled one", MIXED, "one_row_per_moment"),
 ]
 
 # Not for what is promised, but for time, work or a better verdict.

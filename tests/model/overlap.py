@@ -36,12 +36,14 @@ class Row(NamedTuple):
 class World(NamedTuple):
     """`births` are a dispatch's own until it commits; `idle` is what PROMOTE_IDLE looked at, as moments.
 
-    `next_run` is the first moment without a row, and `moments` the last of them: the job is COMPLETED there.
+    `next_run` is the first moment without a row, and `moments` the last of them: the job is COMPLETED there. `come` is
+    how many of them have come.
     """
 
     moments: int
     overlap: str
     edit_to: str  # what an edit will make of `overlap`; empty when nobody will
+    come: int
     rows: tuple[Row, ...] = ()
     next_run: int = 0
     births: tuple[Row, ...] = ()
@@ -54,6 +56,24 @@ class World(NamedTuple):
 
     def born(self, births: Iterable[Row]) -> "World":
         return self._replace(rows=tuple(sorted((*self.rows, *births))), births=())
+
+
+def ahead(world: World) -> list[Row]:
+    """Rows whose moment is still to come."""
+    return [row for row in world.rows if row.moment >= world.come]
+
+
+def taken_back(world: World, broken: frozenset[str]) -> World:
+    """TAKE_BACK: what is ahead, but for what was cancelled and what is earlier than that."""
+    kept = [row.moment for row in ahead(world) if row.state != "PENDING"]
+    if "take back what is before a cancelled one" in broken:
+        gone = [row for row in ahead(world) if row.state == "PENDING"]
+    else:
+        gone = [row for row in ahead(world) if row.moment > max(kept, default=-1)]
+    if not gone or "leave what is ahead" in broken:
+        return world
+    next_run = world.next_run if "take back without next_run" in broken else gone[0].moment
+    return world._replace(rows=tuple(row for row in world.rows if row not in gone), next_run=next_run)
 
 
 def refused(rows: Sequence[Row], broken: frozenset[str]) -> bool:

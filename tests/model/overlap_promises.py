@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 
 from model.explore import Goal, Move, Promise
-from model.overlap import FINAL, Row, World
+from model.overlap import FINAL, Row, World, ahead
 from model.overlap_steps import STEPS
 
 
@@ -32,7 +32,8 @@ def no_cancel_ends_what_runs(before: World, letter: str, move: Move[World]) -> b
 
 
 def final_states_never_change(before: World, letter: str, move: Move[World]) -> bool:
-    return all(now.state == old.state for old, now in _both(before, move) if old.state in FINAL)
+    states = {row.moment: row.state for row in move.after.rows}
+    return all(states.get(row.moment) == row.state for row in before.rows if row.state in FINAL)
 
 
 def no_attempt_after_cancel_or_delete(before: World, letter: str, move: Move[World]) -> bool:
@@ -41,10 +42,24 @@ def no_attempt_after_cancel_or_delete(before: World, letter: str, move: Move[Wor
     return not any(now.state != old.state and (old.last or before.deleted) for old, now in _both(before, move))
 
 
+def nothing_begins_before_its_moment(before: World, letter: str, move: Move[World]) -> bool:
+    return all(row.state not in ("RUNNING", "LOST") for row in ahead(move.after))
+
+
+def overlap_is_judged_at_the_moment(before: World, letter: str, move: Move[World]) -> bool:
+    """What is in the way ahead of it may be gone then."""
+    return all(row.state not in ("SKIPPED", "WAITING") for row in ahead(move.after))
+
+
+def edits_hold_for_what_is_to_come(before: World, letter: str, move: Move[World]) -> bool:
+    """But for what is earlier than what was cancelled ahead of its moment."""
+    return letter != "EDIT" or not (to_come := ahead(move.after)) or to_come[-1].state != "PENDING"
+
+
 def _both(before: World, move: Move[World]) -> Iterator[tuple[Row, Row]]:
-    """Each row before and after."""
+    """Each row before and after, but for those that were taken back."""
     after = {row.moment: row for row in move.after.rows}
-    return ((row, after[row.moment]) for row in before.rows)
+    return ((row, after[row.moment]) for row in before.rows if row.moment in after)
 
 
 def all_end(world: World) -> bool:
@@ -57,7 +72,10 @@ def none_waits(world: World) -> bool:
 
 
 class OverlapModel:
-    """One job with so many moments, and an edit of its policy at any time if `edit_to` names another."""
+    """One job with so many moments, and an edit of its policy at any time if `edit_to` names another.
+
+    All its moments have come; or none of them has, if it is dispatched `ahead`.
+    """
 
     steps = STEPS
     promises: Mapping[str, Promise[World]] = {
@@ -69,15 +87,24 @@ class OverlapModel:
             no_cancel_ends_what_runs,
             final_states_never_change,
             no_attempt_after_cancel_or_delete,
+            nothing_begins_before_its_moment,
+            overlap_is_judged_at_the_moment,
+            edits_hold_for_what_is_to_come,
         )
     }
     goals: Mapping[str, Goal[World]] = {"no_lost_execution": all_end, "nothing_waits_for_ever": none_waits}
 
     def __init__(
-        self, overlap: str, *, moments: int = 3, edit_to: str = "", without: frozenset[str] = frozenset()
+        self,
+        overlap: str,
+        *,
+        moments: int = 3,
+        edit_to: str = "",
+        ahead: bool = False,
+        without: frozenset[str] = frozenset(),
     ) -> None:
         self.broken = without
-        self._start = World(moments, overlap, edit_to)
+        self._start = World(moments, overlap, edit_to, come=0 if ahead else moments)
 
     def start(self) -> World:
         return self._start

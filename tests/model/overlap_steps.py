@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from model.explore import Move, Steps
-from model.overlap import Row, World, in_state, promoted, refused
+from model.overlap import Row, World, in_state, promoted, refused, taken_back
 
 STEPS: Steps[World] = Steps()
 Moves = Iterator[Move[World]]
@@ -40,7 +40,7 @@ def dispatch(world: World, broken: Broken) -> Moves:
     """Locks the job and inserts what is due, as PENDING, where the index lets it."""
     if world.births or world.deleted:
         return
-    due = range(world.next_run, world.moments)
+    due = range(world.next_run, world.come)
     for count in {1, len(due)} if due else ():
         births: list[Row] = []
         for moment in due[:count]:
@@ -51,6 +51,24 @@ def dispatch(world: World, broken: Broken) -> Moves:
             births.append(birth)
         before = world._replace(next_run=due[count - 1] + 1) if "advance by itself" in broken else world
         yield Move(before._replace(births=tuple(births)), f"dispatch {count}")
+
+
+@STEPS.step("A", "INSERT_EXECUTIONS")
+def dispatch_ahead(world: World, broken: Broken) -> Moves:
+    """One moment that is still to come. Where the index refuses it, it is left for its moment."""
+    if world.births or world.deleted or not world.come <= world.next_run < world.moments:
+        return
+    birth = Row(world.next_run, world.overlap, "PENDING")
+    if not refused((*world.rows, birth), broken):
+        yield Move(world._replace(births=(birth,)))
+    elif "judge overlap ahead" in broken:
+        yield Move(world._replace(births=(birth._replace(state="undecided"),)))
+
+
+@STEPS.step("T")
+def moment_comes(world: World, broken: Broken) -> Moves:
+    if world.come < world.moments:
+        yield Move(world._replace(come=world.come + 1), f"{world.come} has come")
 
 
 @STEPS.step("D2", "INSERT_EXECUTIONS")
@@ -86,7 +104,8 @@ def commit(world: World, broken: Broken) -> Moves:
 @STEPS.step("C", "CLAIM")
 def claim(world: World, broken: Broken) -> Moves:
     for row in in_state(world, "PENDING"):
-        yield Move(world.changed(row._replace(state="RUNNING")), f"claim {row.moment}")
+        if row.moment < world.come or "claim before the moment" in broken:
+            yield Move(world.changed(row._replace(state="RUNNING")), f"claim {row.moment}")
 
 
 @STEPS.step("T")
@@ -162,19 +181,21 @@ def cancel(world: World, broken: Broken) -> Moves:
             yield Move(world.changed(row._replace(last=True)), f"ask for the end of {row.moment}", fault=True)
 
 
-@STEPS.step("DELETE", "DELETE")
+@STEPS.step("DELETE", "TAKE_BACK", "DELETE")
 def delete(world: World, broken: Broken) -> Moves:
     if world.deleted or (world.births and "delete without the job's lock" not in broken):
         return
+    left = taken_back(world, broken)
     rows = tuple(
         row._replace(state="ENDED" if row.state in ("WAITING", "PENDING") else row.state, last=True)
-        for row in world.rows
+        for row in left.rows
     )
-    yield Move(world._replace(rows=rows, deleted=True), fault=True)
+    yield Move(left._replace(rows=rows, deleted=True), fault=True)
 
 
-@STEPS.step("EDIT")
+@STEPS.step("EDIT", "TAKE_BACK")
 def edit(world: World, broken: Broken) -> Moves:
     """Executions keep the policy they were born with, so those of two policies meet."""
     if world.edit_to and not world.births and not world.deleted:
-        yield Move(world._replace(overlap=world.edit_to, edit_to=""), f"make it {world.edit_to!r}", fault=True)
+        edited = taken_back(world, broken)._replace(overlap=world.edit_to, edit_to="")
+        yield Move(edited, f"make it {world.edit_to!r}", fault=True)

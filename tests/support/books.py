@@ -46,10 +46,13 @@ def unbalanced_moments(
     """Moments that lie in no row or in several, or that nobody owed, with how often they were booked.
 
     In the window [since, until), or in all of the job's life, up to `next_run`, at which the books are closed, and
-    from where retention has left them whole. Empty when the books are right.
+    from where retention has left them whole. Empty when the books are right. Where nothing is next, the last moment may
+    be booked before it has come.
     """
     whole_since = _whole_since(world, job_id)
-    (job,) = world.sql("select coalesce(next_run, now()) as closed_at from jobs where id = :id", id=job_id)
+    (job,) = world.sql(
+        "select coalesce(next_run, now() + interval '1 minute') as closed_at from jobs where id = :id", id=job_id
+    )
     definitions = {
         row.revision: row.definition
         for row in world.sql("select revision, definition from job_revisions where job_id = :id", id=job_id)

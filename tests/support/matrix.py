@@ -37,6 +37,20 @@ from support.trial import ONCE, Cell, Place, run_trial
 DELIVERIES = ("at_least_once", ONCE)
 AT_ONCE = 6
 BEFORE_START = ("C", "definitions", "S", "L")
+# Where it makes a difference that executions exist before their moment.
+AHEAD = (
+    "D",
+    "P",
+    "R1",
+    "free_slots",
+    "return_slots",
+    "C",
+    "worker.return_slots",
+    "update",
+    "pause",
+    "resume",
+    "delete",
+)
 REDIS_DATABASES = range(1, 16)
 FAILURES = Path("build/matrix")
 _TEMPLATE = "template_matrix"
@@ -46,12 +60,13 @@ _numbers = itertools.count(1)
 def all_cells() -> list[Cell]:
     """Every combination that there is."""
     return [
-        Cell(broker=broker, point=point.name, action=action, delivery=delivery)
+        Cell(broker=broker, point=point.name, action=action, delivery=delivery, ahead=ahead)
         for broker in BROKERS
         for point in POINTS.values()
         for delivery in DELIVERIES
         for action in point.actions
-        if broker in point.brokers and _exists(point, action, delivery)
+        for ahead in (False, True)
+        if broker in point.brokers and _exists(point, action, delivery) and (point.step in AHEAD or not ahead)
     ]
 
 
@@ -211,9 +226,12 @@ def table(results: Collection[Result]) -> str:
     for broker in BROKERS:
         lines += [f"## {broker}", "", "| point | " + " | ".join(f"{d}: {a}" for d, a in columns) + " |"]
         lines += ["| --- |" + " --- |" * len(columns)]
-        for point in (point.name for point in POINTS.values() if broker in point.brokers):
-            cells = [Cell(broker=broker, point=point, action=a, delivery=d) for d, a in columns]
-            lines += [f"| {point} | " + " | ".join(marks.get(cell, "") for cell in cells) + " |"]
+        for point, ahead in itertools.product(POINTS.values(), (False, True)):
+            if broker not in point.brokers or (ahead and point.step not in AHEAD):
+                continue
+            cells = [Cell(broker=broker, point=point.name, action=a, delivery=d, ahead=ahead) for d, a in columns]
+            row = " | ".join(marks.get(cell, "") for cell in cells)
+            lines += [f"| {point.name}{', ahead' if ahead else ''} | {row} |"]
         lines += [""]
     return "\n".join(lines)
 
@@ -270,7 +288,7 @@ def _tell(result: Result, number: int, total: int) -> None:
 
 
 def _chosen(options: argparse.Namespace) -> list[Cell]:
-    narrowed = options.point or options.action or options.all
+    narrowed = options.point or options.action or options.ahead or options.all
     seed = seed_of_checkout()
     if not narrowed:
         print(f"a sample, drawn by {seed}; --all for the whole matrix")
@@ -282,6 +300,7 @@ def _chosen(options: argparse.Namespace) -> list[Cell]:
         and (not options.point or cell.point in options.point or cell.point.rpartition(".")[0] in options.point)
         and (not options.action or cell.action in options.action)
         and (not options.delivery or cell.delivery in options.delivery)
+        and (not options.ahead or cell.ahead == (options.ahead == "true"))
     ]
 
 
@@ -291,6 +310,7 @@ def _read_options() -> argparse.Namespace:
     parser.add_argument("--point", action="append", help="a point (W.before) or all of a step (W)")
     parser.add_argument("--action", action="append", choices=list(Action))
     parser.add_argument("--delivery", action="append", choices=DELIVERIES)
+    parser.add_argument("--ahead", choices=("true", "false"), help="with or without scheduler.ahead; default: both")
     parser.add_argument("--all", action="store_true", help="every cell; without it a sample drawn by the commit")
     parser.add_argument("--repeat", type=int, default=1, help="how often each cell")
     parser.add_argument("--jobs", type=int, default=AT_ONCE, help=f"cells at once (default {AT_ONCE})")

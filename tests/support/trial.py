@@ -33,22 +33,23 @@ ONCE = "at_most_once"
 
 @dataclass(frozen=True, order=True, kw_only=True)
 class Cell:
-    """One combination."""
+    """One combination. `ahead`: what falls due within two seconds is dispatched, and held by workers."""
 
     broker: str
     point: str
     action: Action
     delivery: str
+    ahead: bool = False
 
     def __str__(self) -> str:
-        return f"{self.broker}-{self.delivery}-{self.point}-{self.action}"
+        return f"{self.broker}-{self.delivery}-{self.point}-{self.action}{'-ahead' if self.ahead else ''}"
 
     @property
     def replay(self) -> str:
         """The command that runs this cell alone."""
         return (
             f"./scripts/matrix --broker {self.broker} --point {self.point} --action {self.action} "
-            f"--delivery {self.delivery}"
+            f"--delivery {self.delivery} --ahead {str(self.ahead).lower()}"
         )
 
 
@@ -225,6 +226,7 @@ class Trial:
             "SCHEDULER_LOG_FORMAT": "text",
             "SCHEDULER_MAX_JOB_LOCK_TIME": f"{self._lease.total_seconds():g}s",
             "SCHEDULER_WORKER_THREADS": "4",
+            "SCHEDULER_AHEAD": "2s" if self.cell.ahead else "0s",
         }
 
     # what is waited for

@@ -106,8 +106,10 @@ class World(Scene):
     def worker(self, name: str) -> PostgresExecutionStore:
         return PostgresExecutionStore(self.by_index, instance=uuid4(), worker=name, keys=OPEN.keys)
 
-    def scheduler(self, *, names: Callable[[], Collection[str]] | None = None) -> PostgresDispatchStore:
-        return PostgresDispatchStore(self.by_index, instance=uuid4(), names=names)
+    def scheduler(
+        self, *, names: Callable[[], Collection[str]] | None = None, ahead: timedelta = timedelta(0)
+    ) -> PostgresDispatchStore:
+        return PostgresDispatchStore(self.by_index, instance=uuid4(), names=names, ahead=ahead)
 
     def announce(self, *handlers: HandlerSpec, retry_strategies: Sequence[str] = ()) -> Identity:
         """A worker that has these, and has just said so."""

@@ -43,6 +43,13 @@ def test_protocol_holds_for_executions_in_each_others_way(overlap: str) -> None:
     assert found.states > 1_000
 
 
+@pytest.mark.parametrize("overlap", ["skip", "allow", "queue"])
+def test_protocol_holds_for_what_is_dispatched_ahead(overlap: str) -> None:
+    found = explore(OverlapModel(overlap, moments=2, edit_to="skip" if overlap == "queue" else "queue", ahead=True))
+    assert not found.broken, str(found)
+    assert found.states > 500
+
+
 @pytest.mark.parametrize("mutant", [mutant for mutant in MUTANTS if not mutant.deep], ids=str)
 def test_mutant_breaks(mutant: Change) -> None:
     found = explore(mutant.model(), only=mutant.breaks)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnomon.job.model import Misfire, MisfirePolicy
-from gnomon.job.plan import DueJob, Plan, plan_due
+from gnomon.job.plan import DueJob, Plan, plan_ahead, plan_due
 from gnomon.job.schedule import At, Cron, Every, Schedule, Timing, next_run_after
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -107,6 +107,14 @@ def test_job_that_is_not_due_yet_is_left_alone() -> None:
     plan = plan_due(due(MINUTELY[0], minute(1)), NOON, 10)
     assert (plan.runs, plan.serial, plan.skips) == ((), (), ())
     assert (plan.next_run, plan.examined, plan.reached_now) == (minute(1), 0, True)
+
+
+@pytest.mark.parametrize("schedule", MINUTELY)
+def test_of_a_job_that_is_looked_at_ahead_only_the_next_moment_runs(schedule: Schedule) -> None:
+    plan = plan_ahead(due(schedule, minute(1), policy=MisfirePolicy.RUN_ALL))
+    assert (plan.runs, plan.serial, plan.skips) == ((minute(1),), (), ())
+    assert (plan.next_run, plan.examined, plan.reached_now) == (minute(2), 1, True)
+    assert plan_ahead(due(At(NOON))).next_run is None
 
 
 def test_without_a_budget_nothing_is_looked_at() -> None:

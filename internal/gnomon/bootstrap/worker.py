@@ -49,6 +49,9 @@ log = logging.getLogger(__name__)
 FAREWELL = timedelta(seconds=8)
 # What is in flight on a blocked loop can't end; what has ended is recorded in less.
 BLOCKED = timedelta(seconds=2)
+# Of ids whose moment is still to come: enough for large claims, and the others find other workers. What waits here for
+# a child is one that others can't take.
+HELD_PER_SLOT = 4
 
 
 def run(settings: Settings) -> int:
@@ -84,6 +87,7 @@ def run(settings: Settings) -> int:
     for owned in {premises, published_to}:
         owned.start()
     store = PostgresExecutionStore(engine, instance=identity.id, worker=identity.name, cache=cache, keys=opener.keys)
+    concurrency = settings.worker.processes if _runs_children(settings) else settings.worker.concurrency
     runner = Runner(
         store=store,
         executors=lambda: Executors(
@@ -97,13 +101,15 @@ def run(settings: Settings) -> int:
             handlers=_handlers(settings, registry, identity.id),
         ),
         new_loop=uvloop.new_event_loop,
-        concurrency=settings.worker.processes if _runs_children(settings) else settings.worker.concurrency,
+        concurrency=concurrency,
         lease=settings.scheduler.max_job_lock_time,
         strategies=registry.retry_strategies,
         unseal=opener,
         knows=KnownHandlers(registry, on_loop="async" in settings.worker.queues),
         per_host=None if _runs_children(settings) else settings.worker.per_host,
         most_per_host=settings.worker.most_per_host,
+        clock=store.clock,
+        hold=concurrency * (1 if _runs_children(settings) else HELD_PER_SLOT),
     )
     runner.start()
     code = run_worker(

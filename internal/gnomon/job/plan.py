@@ -20,7 +20,7 @@ from gnomon.job.stretch import Stretch, stretch
 
 @dataclass(frozen=True, kw_only=True)
 class DueJob:
-    """A job whose `next_run` has come.
+    """A job whose `next_run` has come, or will soon.
 
     `misfires_run`: how many misfires `run_all` has booked since the job fell behind, in plans that stopped short.
     """
@@ -80,6 +80,14 @@ def plan_due(job: DueJob, now: datetime, limit: int) -> Plan:
         misfires_run=0 if reached_now else job.misfires_run + len(serial),
         examined=limit - walk.left,
         reached_now=reached_now,
+    )
+
+
+def plan_ahead(job: DueJob) -> Plan:
+    """Plans the job's next moment, and no other, before it has come."""
+    following = next_run_after(job.timing, job.next_run, shift=job.timing.shift(job.id))
+    return Plan(
+        runs=(job.next_run,), serial=(), skips=(), next_run=following, misfires_run=0, examined=1, reached_now=True
     )
 
 

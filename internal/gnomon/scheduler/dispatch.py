@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from gnomon.job.errors import Contended, Unavailable
-from gnomon.job.plan import DueJob, Plan, plan_due
+from gnomon.job.plan import DueJob, Plan, plan_ahead, plan_due
 from gnomon.job.ports import Dispatched, DispatchStore, Hold
 from gnomon.scheduler.publish import Publisher
 
@@ -75,7 +75,7 @@ def plan_batch(
 
 def _plan(job: DueJob, now: datetime, limit: int) -> Plan | Hold:
     try:
-        return plan_due(job, now, limit)
+        return plan_due(job, now, limit) if job.next_run <= now else plan_ahead(job)
     except Exception as error:  # a schedule that can't be computed must not stop the others
         log.exception("job %s: its schedule can't be computed", job.id, extra={"job_id": str(job.id)})
         return Hold(reason=f"the schedule can't be computed: {type(error).__name__}: {error}"[:500])

@@ -44,6 +44,7 @@ from gnomon.settings.kinds import (
     Lease,
     Level,
     Limit,
+    LookAhead,
     Many,
     Modules,
     Names,
@@ -211,6 +212,11 @@ class Scheduler(Section):
     interval: Duration = Field(
         default=timedelta(seconds=1),
         description="longest sleep between two looks for due jobs; a nearer moment wakes it earlier",
+    )
+    ahead: LookAhead = Field(
+        default=timedelta(0),
+        description="how long before its moment an execution is created and sent to a worker, which holds it until "
+        "then; only once all processes have a version that knows this",
     )
     max_concurrent_jobs: Count = Field(default=1000, description="jobs dispatched in one transaction at most")
     max_job_lock_time: Lease = Field(

@@ -113,6 +113,12 @@ Lease = Annotated[
     Field(ge=timedelta(seconds=1), le=timedelta(hours=1)),
     Expects("a duration from 1s to 1h"),
 ]
+LookAhead = Annotated[
+    timedelta,
+    BeforeValidator(_read_duration),
+    Field(ge=timedelta(0), le=timedelta(seconds=5)),
+    Expects("a duration of up to 5s, or 0s for none"),
+]
 Age = Annotated[
     timedelta,
     BeforeValidator(_read_duration),

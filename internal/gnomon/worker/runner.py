@@ -7,7 +7,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
 from uuid import UUID, uuid4
@@ -27,6 +27,7 @@ from gnomon.worker.recorder import Recorder
 from gnomon.worker.slots import Slots
 from gnomon.worker.turns import At, Later, Place, Turns, host_of
 from gnomon.worker.verdict import NO_STRATEGIES, Interrupted, Strategies, Tried, closed, judge, not_begun, unreadable
+from gnomon.worker.waiting_room import WaitingRoom
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -69,8 +70,13 @@ class Runner:
         unseal: Open = no_open,
         per_host: int | None = None,
         most_per_host: int | None = None,
+        clock: Callable[[], datetime] | None = None,
+        hold: int = 0,
     ) -> None:
-        """`knows`: what this worker can run; the rest is given back, for another that can. `unseal` opens secrets."""
+        """`knows`: what this worker can run; the rest is given back, for another that can. `unseal` opens secrets.
+
+        `clock` asks the store for the time; with it, up to `hold` ids whose moment is still to come wait here for it.
+        """
         self._store = store
         self._strategies = strategies
         self._knows = knows
@@ -80,6 +86,7 @@ class Runner:
         self._slots = Slots(concurrency)
         self._turns = Turns(per_host, most=most_per_host)
         self._boarding = threading.Lock()
+        self._waiting_room = WaitingRoom(self._admit, ask=clock, places=hold)
         self._errands = Errands()
         self._flights = Flights()
         self._definitions = RecentDefinitions(store, unseal)
@@ -97,9 +104,16 @@ class Runner:
         self._loop.call_soon_threadsafe(self._break_off_untrusted)
         self._recorder.start()
         self._errands.start()
+        self._waiting_room.start()
 
     def admit(self, ids: Sequence[UUID]) -> None:
-        """Claims and starts all of `ids` that are still to be run, waiting for slots as needed."""
+        """Claims and starts all of `ids` that are still to be run, waiting for slots as needed.
+
+        Those whose moment is still to come are kept until then, and this returns without waiting for them.
+        """
+        self._waiting_room.admit(ids)
+
+    def _admit(self, ids: Sequence[UUID]) -> None:
         left = list(ids)
         while left:
             count, foreseen = self._room_for(len(left))
@@ -133,6 +147,8 @@ class Runner:
         ends_at = monotonic() + grace.total_seconds()
         self._slots.close()
         self._turns.close()
+        if held := self._waiting_room.close():
+            self._give_up(held)
         self._send_back_waiting()
         farewell = min(self.FAREWELL_SECONDS, grace.total_seconds() / 4)
         idle = self._slots.wait_until_idle(grace.total_seconds() - farewell)
@@ -228,6 +244,8 @@ class Runner:
             return []
         delivery, sent_at = uuid4(), monotonic()
         claimed = self._insist(lambda: self._store.claim(ids, delivery=delivery, lease=self._lease))
+        if len(claimed) < len(ids):
+            self._waiting_room.look_again(set(ids).difference(one.id for one in claimed))
         if not claimed:
             return []
         try:

@@ -1,4 +1,4 @@
-"""The scheduler's side of executions: D, R1 and R2 of docs/protocol.md."""
+"""The scheduler's side of executions: D, A, R1 and R2 of docs/protocol.md."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -24,6 +24,7 @@ from gnomon.storage.postgres.sessions import database_clock
 AGAIN_AFTER_LOSS = "lost"
 FREED_AT_ONCE = 5_000
 BEHIND_SHARE = 10  # of a batch of so many jobs, one may have fallen behind
+TICKS = 4  # in a look-ahead: so often it is looked what came into it
 
 
 class PostgresDispatchStore:
@@ -31,27 +32,37 @@ class PostgresDispatchStore:
 
     With `names`, asked at each call, only jobs of these names are dispatched and published: for a process that can't
     hand the others to anybody. What was lost is rescued whatever its name.
+
+    Jobs that fall due within `ahead` are dispatched as well, one moment each (A): workers have to hold what they get
+    until then. Not for a process with `names`.
     """
 
-    def __init__(self, engine: Engine, *, instance: UUID, names: Callable[[], Collection[str]] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        instance: UUID,
+        names: Callable[[], Collection[str]] | None = None,
+        ahead: timedelta = timedelta(0),
+    ) -> None:
+        assert names is None or not ahead
         self._engine = engine
         self._autocommit = autocommit(engine)
         self._instance = instance
         self._names = names
+        self._ahead = ahead.total_seconds()
 
     def dispatch(self, decide: PlanBatch, *, limit: int) -> Dispatched:
         """D. One transaction: pauses that are over end; due jobs are locked, planned, booked and advanced."""
         with translated(), self._engine.begin() as connection:
             planned.execute(connection, statements.RESUME, {"limit": limit})
             behind_limit = max(1, limit // BEHIND_SHARE)
-            due = statements.DUE if self._names is None else statements.DUE_NAMED
-            wanted = {"limit": limit, "behind_limit": behind_limit, **self._whose()}
-            rows = planned.execute(connection, due, wanted).all()
+            rows = self._due(connection, limit=limit, behind_limit=behind_limit)
             if not rows:
                 return Dispatched(jobs=0, published={}, held={}, full=False, behind=False)
             plans = _planned(rows, decide)
-            published = self._book(connection, plans)
-            advanced = {"rows": json_rows([_advance(row, plan) for row, plan in plans])}
+            published, left = self._book(connection, plans)
+            advanced = {"rows": json_rows([_advance(row, plan, left) for row, plan in plans])}
             planned.execute(connection, statements.ADVANCE, advanced)
         return Dispatched(
             jobs=len(rows),
@@ -110,9 +121,19 @@ class PostgresDispatchStore:
     def horizon(self) -> Horizon:
         """The wake-up time."""
         horizon = statements.HORIZON if self._names is None else statements.HORIZON_NAMED
+        parameters: dict[str, Any] = self._whose()
+        if self._ahead:
+            horizon, parameters = statements.HORIZON_AHEAD, {"ahead": self._ahead, "tick": self._ahead / TICKS}
         with translated(), self._autocommit.connect() as connection:
-            row = planned.execute(connection, horizon, self._whose()).one()
+            row = planned.execute(connection, horizon, parameters).one()
         return Horizon(now=row.now, at=row.at)
+
+    def _due(self, connection: Connection, *, limit: int, behind_limit: int) -> Sequence[Row[Any]]:
+        due = statements.DUE if self._names is None else statements.DUE_NAMED
+        wanted: dict[str, Any] = {"limit": limit, "behind_limit": behind_limit, **self._whose()}
+        if self._ahead:
+            due, wanted["ahead"] = statements.DUE_AHEAD, self._ahead
+        return planned.execute(connection, due, wanted).all()
 
     def _whose(self) -> dict[str, list[str]]:
         return {} if self._names is None else {"names": sorted(self._names())}
@@ -128,15 +149,21 @@ class PostgresDispatchStore:
                 return 0
             raise
 
-    def _book(self, connection: Connection, plans: list[tuple[Row[Any], Plan | Hold]]) -> Mapping[str, Sequence[UUID]]:
+    def _book(
+        self, connection: Connection, plans: list[tuple[Row[Any], Plan | Hold]]
+    ) -> tuple[Mapping[str, Sequence[UUID]], set[UUID]]:
+        """What to publish, and the jobs that are left for their moment, because something is in the way now."""
         births = [birth for row, plan in plans if isinstance(plan, Plan) for birth in _births(row, plan)]
         skips = [skip for row, plan in plans if isinstance(plan, Plan) for skip in _skips(row, plan)]
         created = _insert(connection, births, State.PENDING)
+        ahead = {row.id for row, _ in plans if _is_ahead(row)}
         refused = [birth for birth in births if birth["id"] not in created]
+        left = {birth["job_id"] for birth in refused} & ahead
+        refused = [birth for birth in refused if birth["job_id"] not in left]
         waiting = _insert(connection, [birth for birth in refused if birth["may_wait"]], State.WAITING)
         overlapping = [_overlap_skip(birth) for birth in refused if birth["id"] not in waiting]
         _insert(connection, [*skips, *overlapping], State.SKIPPED)
-        return _by_queue((birth["queue"], birth["id"]) for birth in births if birth["id"] in created)
+        return _by_queue((birth["queue"], birth["id"]) for birth in births if birth["id"] in created), left
 
 
 def _insert(connection: Connection, births: Sequence[Birth], state: State) -> set[UUID]:
@@ -209,9 +236,17 @@ def _overlap_skip(birth: Birth) -> Birth:
     return {**birth, "reason": "overlap", "count": 1, "until": birth["scheduled_at"]}
 
 
-def _advance(row: Row[Any], plan: Plan | Hold) -> dict[str, Any]:
+def _is_ahead(row: Row[Any]) -> bool:
+    return bool(row.next_run > row.now)
+
+
+def _advance(row: Row[Any], plan: Plan | Hold, left: Collection[UUID]) -> dict[str, Any]:
     if isinstance(plan, Hold):
         return {"id": row.id, "hold_reason": plan.reason}
+    if row.id in left:
+        return {"id": row.id, "next_run": row.next_run, "held_until": row.next_run}
+    if plan.next_run is None and _is_ahead(row):  # COMPLETED only when its last moment has come
+        return {"id": row.id, "held_until": row.next_run}
     return {"id": row.id, "next_run": plan.next_run, "misfires_run": plan.misfires_run}
 
 

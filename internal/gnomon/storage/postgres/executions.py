@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from gnomon.storage.postgres import planned, statements
 from gnomon.storage.postgres.engine import autocommit, is_passing, translated
 from gnomon.storage.postgres.literals import json_rows, json_tokens, uuid_array
 from gnomon.storage.postgres.rows import read_stored_definition
+from gnomon.storage.postgres.sessions import database_clock
 
 if TYPE_CHECKING:  # its driver is needed only where there is a cache
     from gnomon.storage.cache import DefinitionCache
@@ -142,6 +143,11 @@ class PostgresExecutionStore:
         }
         with translated(), self._engine.connect() as connection:
             return int(connection.execute(statements.OVERLOOKED, parameters).scalar_one())
+
+    def clock(self) -> datetime:
+        """This very moment."""
+        with translated(), self._engine.connect() as connection:
+            return database_clock(connection)
 
     def _stored(self, revisions: Collection[tuple[UUID, int]]) -> dict[tuple[UUID, int], Mapping[str, Any]]:
         keys = json_rows([{"job_id": job_id, "revision": revision} for job_id, revision in revisions])

@@ -11,7 +11,7 @@ from gnomon.job.errors import Conflict, InvalidJob, NotFound, QuotaExceeded
 from gnomon.job.model import Job, JobStatus
 from gnomon.job.ports import Imported, ImportStep, NewJob
 from gnomon.storage.postgres.engine import translated
-from gnomon.storage.postgres.jobs import insert_job, insert_jobs, locked_job, write_change
+from gnomon.storage.postgres.jobs import insert_job, insert_jobs, reopened_job, write_change
 from gnomon.storage.postgres.quotas import create_alone
 from gnomon.storage.postgres.sessions import database_clock
 from gnomon.storage.postgres.tables import jobs
@@ -72,8 +72,11 @@ def _create_together(connection: Connection, steps: Mapping[int, ImportStep]) ->
 
 def _put_alone(connection: Connection, step: ImportStep) -> Imported:
     try:
-        with connection.begin_nested():
-            return _put(connection, step)
+        with connection.begin_nested() as savepoint:
+            done = _put(connection, step)
+            if done.outcome == "unchanged":
+                savepoint.rollback()
+            return done
     except (InvalidJob, Conflict, NotFound) as error:
         return Imported(outcome="refused", error=error)
     except IntegrityError:  # of its id
@@ -85,7 +88,7 @@ def _put(connection: Connection, step: ImportStep) -> Imported:
     if found is None:
         _create(connection, step)
         return Imported(outcome="created")
-    job, now = locked_job(connection, found)
+    job, now = reopened_job(connection, found)
     change = step.replace(job, now)
     if change is None:
         return Imported(outcome="unchanged")

@@ -30,6 +30,7 @@ from sqlalchemy.types import Text
 
 from gnomon.job.changes import changed_fields
 from gnomon.job.errors import NotFound, RevisionMismatch
+from gnomon.job.ids import id_bounds
 from gnomon.job.model import Action, Definition, Job, JobStatus
 from gnomon.job.ports import Event, JobChange, JobQuery, NewJob, Page
 from gnomon.job.target import type_of
@@ -45,7 +46,7 @@ from gnomon.storage.postgres.rows import (
     read_stored_definition,
 )
 from gnomon.storage.postgres.sessions import CLOCK, database_clock, principal_of
-from gnomon.storage.postgres.statements import WAKE_CHANNEL
+from gnomon.storage.postgres.statements import TAKE_BACK, WAKE_CHANNEL
 from gnomon.storage.postgres.tables import executions, job_revisions, jobs
 from gnomon.storage.refusals import name_taken, no_job, no_job_named
 
@@ -156,14 +157,17 @@ class PostgresJobStore:
     def update(self, job_id: UUID, decide: Callable[[Job, datetime], JobChange | None]) -> Job:
         """One transaction under the job's row lock; dispatch passes over the job meanwhile."""
         with translated(), self._engine.begin() as connection:
-            job, now = locked_job(connection, job_id)
+            job, now = reopened_job(connection, job_id)
             change = decide(job, now)
-            return job if change is None else write_change(connection, job, change, now)
+            if change is None:
+                connection.rollback()
+                return job
+            return write_change(connection, job, change, now)
 
     def delete(self, job_id: UUID, *, if_revision: int | None = None) -> None:
         """One transaction under the job's row lock, so that what a dispatch is creating meanwhile is cancelled too."""
         with translated(), self._engine.begin() as connection:
-            job, _ = locked_job(connection, job_id)
+            job, _ = reopened_job(connection, job_id)
             RevisionMismatch.check(job_id, job.revision, if_revision)
             owed_until = job.next_run if job.status is JobStatus.RUNNING else None
             event = Event(action=Action.DELETED, owed_until=owed_until)
@@ -224,10 +228,30 @@ def locked_job(connection: Connection, job_id: UUID) -> tuple[Job, datetime]:
 
     Not by one statement: it would read what is beside the job as it was before it waited for the lock.
     """
+    row = _locked_row(connection, job_id)
+    return _read_job(row), row.now
+
+
+def _locked_row(connection: Connection, job_id: UUID) -> Row[Any]:
     if connection.execute(LOCK, {"id": job_id}).first() is None:
         raise no_job(job_id)
-    row = _one(connection, LOCKED, {"id": job_id}, no_job(job_id))
-    return _read_job(row), row.now
+    return _one(connection, LOCKED, {"id": job_id}, no_job(job_id))
+
+
+def reopened_job(connection: Connection, job_id: UUID) -> tuple[Job, datetime]:
+    """As locked_job, for whoever changes it: what was dispatched ahead of its moment is taken back, and is next again.
+
+    Where it is not changed after all, the transaction has to be rolled back.
+    """
+    row = _locked_row(connection, job_id)
+    job, now = _read_job(row), row.now
+    first, _ = id_bounds(now)
+    if row.latest is not None and row.latest >= first:
+        taken = connection.execute(TAKE_BACK, {"id": job_id, "first": first}).one()
+        job, now = replace(job, next_run=taken.next_run or job.next_run), taken.now
+    if job.status is JobStatus.RUNNING and job.next_run is None:  # its last moment has come, or was cancelled
+        job = replace(job, status=JobStatus.COMPLETED)
+    return job, now
 
 
 def write_change(connection: Connection, job: Job, change: JobChange, now: datetime) -> Job:
@@ -320,7 +344,16 @@ Found = namedtuple("Found", LIVING.selected_columns.keys())  # type: ignore[misc
 GET = Direct(BY_ID)
 GET_BY_NAME = Direct(LIVING.where(jobs.c.name == bindparam("name")))
 # Under the lock: no dispatch of the job has seen a later moment. now() would not do, it is when the transaction began.
-LOCKED = BY_ID.add_columns(func.clock_timestamp().label("now"))
+# `latest` tells whether something may have been dispatched ahead: ids begin with their moments.
+LOCKED = BY_ID.add_columns(
+    func.clock_timestamp().label("now"),
+    select(executions.c.id)
+    .where(executions.c.job_id == jobs.c.id)
+    .order_by(executions.c.id.desc())
+    .limit(1)
+    .scalar_subquery()
+    .label("latest"),
+)
 LOCK = (
     select(jobs.c.id).where(jobs.c.id == bindparam("id"), jobs.c.deleted_at.is_(None)).with_for_update(key_share=True)
 )
@@ -359,7 +392,7 @@ def _read_job(row: Any) -> Job:
         next_run=row.next_run,
         created_at=row.created_at,
         updated_at=row.updated_at,
-        held_until=row.held_until,
+        held_until=row.held_until if row.hold_reason is not None else None,
         hold_reason=row.hold_reason,
         pause_reason=row.pause_reason,
         paused_until=row.paused_until,

@@ -39,7 +39,7 @@ from seen group by queue order by queue
 """)
 
 JOBS = text("""
-select status, count(*) as jobs, count(*) filter (where held_until > now()) as held,
+select status, count(*) as jobs, count(*) filter (where held_until > now() and hold_reason is not null) as held,
     count(*) filter (where status = 'RUNNING' and next_run < now() - interval '10 seconds'
         and (held_until is null or held_until <= now())) as overdue
 from jobs where deleted_at is null group by status

@@ -22,10 +22,11 @@ DUE_COLUMNS = """id, revision, queue, cron_schedule, interval_seconds, anchor_at
     ends_at, spread_seconds, misfire_policy, misfire_grace_seconds, misfire_limit, misfires_run, overlap, next_run"""
 
 
-def _due(whose: str) -> TextClause:
+def _due(whose: str, until: str = "now()") -> TextClause:
     """Jobs that are on time come first, oldest first. Of those that fell behind, which are more work, only a few.
 
-    However few others there are: what falls due meanwhile has to wait for the whole batch.
+    However few others there are: what falls due meanwhile has to wait for the whole batch. `until`: how far it looks
+    ahead.
 
     Where there are some, the transaction's commit does not wait for the disk: a claim's does, before anything is sent,
     and the disk takes them in order. What a power cut takes back is due again, under the same ids.
@@ -33,7 +34,7 @@ def _due(whose: str) -> TextClause:
     return text(f"""
 with on_time as materialized (
     select {DUE_COLUMNS} from jobs
-    where status = 'RUNNING' and next_run <= now() and next_run > now() - interval '60 seconds'
+    where status = 'RUNNING' and next_run <= {until} and next_run > now() - interval '60 seconds'
         and (held_until is null or held_until <= now()) {whose}
     order by next_run, id limit :limit for no key update skip locked
 ), behind as materialized (
@@ -58,8 +59,11 @@ NAMED_EXECUTION = """and exists (
 
 DUE = _due("")
 DUE_NAMED = _due(NAMED_JOB)
+# A. What falls due within :ahead seconds as well.
+DUE_AHEAD = _due("", "now() + make_interval(secs => :ahead)")
 
-# D0. Pauses end by themselves at their `paused_until`: the first moment from then on was computed at the pause.
+# D0. Pauses end by themselves at their `paused_until`: the first moment from then on was computed at the pause. And a
+# job whose last moment was dispatched ahead is COMPLETED at that moment, to which it was held.
 RESUME: TextClause = text("""
 with pick as materialized (
     select id, paused_until from jobs
@@ -69,6 +73,12 @@ with pick as materialized (
     update jobs j set status = 'RUNNING', pause_reason = null, paused_until = null, updated_at = now()
     from pick where j.id = pick.id
     returning j.id, j.revision, pick.paused_until
+), through as materialized (
+    select id from jobs
+    where status = 'RUNNING' and next_run is null and held_until <= now()
+    order by held_until limit :limit for no key update skip locked
+), completed as (
+    update jobs j set status = 'COMPLETED', held_until = null from through where j.id = through.id
 )
 insert into job_events (job_id, action, revision, owed_from)
 select id, 'RESUMED', revision, paused_until from resumed
@@ -86,7 +96,7 @@ select r.id, j.id, coalesce(r.revision, j.revision), coalesce(r.kind, j.type), c
     case when r.serial and j.overlap <> 'allow' then 'serial' else j.overlap end,
     coalesce(r.available_at, r.scheduled_at),
     case when :state = 'PENDING' then
-        coalesce(now() + make_interval(secs => :slot), r.available_at, r.scheduled_at) end,
+        coalesce(greatest(now(), r.scheduled_at) + make_interval(secs => :slot), r.available_at, r.scheduled_at) end,
     case when :state = 'PENDING' and :slot is not null then 1 else 0 end,
     case when :state = 'PENDING' and :slot is not null then now() end,
     case when :state = 'SKIPPED' then now() end,
@@ -101,18 +111,40 @@ on conflict do nothing
 returning id
 """)
 
-# D4. The rows are locked by DUE.
+# D4. The rows are locked by DUE. Without a reason, `held_until` is the moment until which a job is left alone that was
+# looked at ahead of it: because another execution was in the way, which is judged at the moment, or it is the last one.
 ADVANCE: TextClause = text("""
 update jobs j set
     next_run = case when r.hold_reason is null then r.next_run else j.next_run end,
     misfires_run = coalesce(r.misfires_run, j.misfires_run),
-    status = case when r.hold_reason is null and r.next_run is null then 'COMPLETED' else j.status end,
-    held_until = case when r.hold_reason is not null then now() + interval '1 hour' end,
+    status = case when r.hold_reason is null and r.next_run is null and r.held_until is null then 'COMPLETED'
+        else j.status end,
+    held_until = case when r.hold_reason is not null then now() + interval '1 hour' else r.held_until end,
     hold_reason = r.hold_reason
 from json_to_recordset(cast(:rows as json)) as r (
-    id uuid, next_run timestamptz, misfires_run int, hold_reason text
+    id uuid, next_run timestamptz, misfires_run int, hold_reason text, held_until timestamptz
 )
 where j.id = r.id
+""")
+
+# A, taken back, under the job's row lock: what was dispatched ahead and whose moment is still to come. Nobody can claim
+# it before that, and it is looked at again once its row is locked. What was cancelled ahead of its moment stays, and so
+# does what is earlier: the books have no gap, and can't be closed before it, which is why the clock shows no less.
+TAKE_BACK: TextClause = text("""
+with seen as materialized (
+    select id, scheduled_at, state, attempt from executions
+    where job_id = :id and trigger = 'SCHEDULE' and id >= :first and scheduled_at > clock_timestamp()
+    order by id for update
+), kept as (
+    select max(scheduled_at) as until from seen where state <> 'PENDING' or attempt > 0
+), gone as (
+    delete from executions e using seen, kept
+    where e.id = seen.id and seen.scheduled_at > coalesce(kept.until, '-infinity')
+    returning e.scheduled_at
+)
+select min(gone.scheduled_at) as next_run,
+    greatest(clock_timestamp(), (select until from kept) + interval '1 microsecond') as now
+from gone
 """)
 
 
@@ -146,7 +178,8 @@ with pick as materialized (
     where state = 'PENDING' and publish_count > 0 and next_publish_at > now() and published_at < :before
     order by next_publish_at limit :limit for no key update skip locked
 )
-update executions e set next_publish_at = now(), publish_count = 0 from pick where e.id = pick.id
+update executions e set next_publish_at = greatest(now(), e.available_at), publish_count = 0
+from pick where e.id = pick.id
 """)
 
 PICK_PENDING = """pick as materialized (
@@ -162,11 +195,20 @@ from pick where e.id = pick.id
 """)
 
 
-def _horizon(whose_job: str, whose_execution: str) -> TextClause:
+# A. As soon as something is within the look-ahead, but no sooner than after a :tick, so that one batch takes what came
+# into it meanwhile; and no later than when something is due, what was left for its moment included.
+NEXT_AHEAD = """
+    (select greatest(next_run - make_interval(secs => :ahead), now() + make_interval(secs => :tick)) from jobs
+        where status = 'RUNNING' and next_run is not null and (held_until is null or held_until <= now())
+        order by next_run limit 1),"""
+
+
+def _horizon(whose_job: str, whose_execution: str, ahead: str = "") -> TextClause:
     return text(f"""
-select now() as now, least(
+select now() as now, least({ahead}
     (select next_run from jobs
-        where status = 'RUNNING' and next_run is not null and (held_until is null or held_until <= now()) {whose_job}
+        where status = 'RUNNING' and next_run is not null
+            and (held_until is null or held_until <= now() or hold_reason is null) {whose_job}
         order by next_run limit 1),
     (select min(paused_until) from jobs where status = 'STOPPED' and paused_until is not null),
     (select min(next_publish_at) from executions e where state = 'PENDING' {whose_execution})
@@ -176,6 +218,7 @@ select now() as now, least(
 
 HORIZON = _horizon("", "")
 HORIZON_NAMED = _horizon(NAMED_JOB, NAMED_EXECUTION)
+HORIZON_AHEAD = _horizon("", "", NEXT_AHEAD)
 
 NO_BUCKETS = f"array_fill(0::bigint, array[{len(DURATION_BUCKETS) + 1}])"
 

@@ -68,6 +68,8 @@ jobs = Table(
     ),
     # pauses that end by themselves, and the wake-up time
     Index("jobs_resume", "paused_until", postgresql_where=text("status = 'STOPPED' and paused_until is not null")),
+    # jobs whose last moment was dispatched ahead, until it has come
+    Index("jobs_through", "held_until", postgresql_where=text("status = 'RUNNING' and next_run is null")),
     Index("jobs_name", "name", unique=True, postgresql_where=text("deleted_at is null")),
     # the list, newest first
     Index("jobs_newest", "created_at", "id", postgresql_where=text("deleted_at is null")),
