@@ -111,7 +111,7 @@ class Member:
 class Cluster:
     """All members. `database` and `broker` are the ways each of them has to the servers."""
 
-    def __init__(self, *, database_url: str, queue_url: str, folder: Path) -> None:
+    def __init__(self, *, database_url: str, queue_url: str, folder: Path, ahead: str) -> None:
         clock = WrongClock(folder)
         self.clock_available = clock.available
         self.database = {name: Proxy.before(database_url) for name in MEMBERS}
@@ -120,6 +120,7 @@ class Cluster:
         for link in self.links:
             self._open.enter_context(link)
         self._folder = folder
+        self._ahead = ahead
         self._api_ports = {name: free_port() for name in APIS}
         self.members = {
             name: Member(name, self._environment(name, database_url, queue_url), folder, clock) for name in MEMBERS
@@ -169,6 +170,7 @@ class Cluster:
         plain = {key: value for key, value in os.environ.items() if not key.startswith("SCHEDULER_")}
         settings = {
             "SCHEDULER_SCHEDULER_ID": name,
+            "SCHEDULER_SCHEDULER_AHEAD": self._ahead,
             "SCHEDULER_DB_URL": self.database[name].url(database_url),
             "SCHEDULER_EGRESS_ALLOW": "127.0.0.0/8,::1/128",
             "SCHEDULER_LOG_FORMAT": "text",

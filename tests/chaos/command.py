@@ -39,6 +39,7 @@ from gnomon.storage.postgres.migrate import migrate
 _READY_SECONDS = 120
 _WARM_UP_SECONDS = 3
 _SHOWN = 40
+_LOOK_AHEADS = ("0s", "500ms", "5s")
 _EXCERPT = 200
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|(?<=\[)\d+(?=\])")
 
@@ -46,18 +47,19 @@ _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f-]{27}|(?<=\[)\d+(?=\])")
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     kinds = given.faults.split(",") if given.faults else [kind for kind in KINDS if available() or kind not in ON_AMQP]
+    ahead = given.ahead or random.Random(given.seed).choice(_LOOK_AHEADS)
     folder = Path(tempfile.mkdtemp(prefix="gnomon-chaos-"))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(
-        f"chaos: seed={given.seed} minutes={given.minutes:g} broker={given.broker} lease={LEASE_SECONDS}s "
-        f"faults={','.join(kinds)} folder={folder}",
+        f"chaos: seed={given.seed} minutes={given.minutes:g} broker={given.broker} ahead={ahead} "
+        f"lease={LEASE_SECONDS}s faults={','.join(kinds)} folder={folder}",
         flush=True,
     )
     if not available():
         print("RabbitMQ is not installed here: without AMQP jobs and what breaks them", flush=True)
     faults = list(plan(given.seed, timedelta(minutes=given.minutes), kinds))
     (folder / "plan.txt").write_text("".join(f"{fault.at.total_seconds():.1f} {fault}\n" for fault in faults))
-    run = Run(folder, given.broker, given.seed)
+    run = Run(folder, given.broker, given.seed, ahead)
     try:
         episodes = run.carry_out(faults)
     except BaseException:
@@ -72,8 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class Run:
     """One run, from the first server to the dump."""
 
-    def __init__(self, folder: Path, broker: str, seed: int) -> None:
+    def __init__(self, folder: Path, broker: str, seed: int, ahead: str) -> None:
         self._folder = folder
+        self._ahead = ahead
         self._seed = seed
         self._postgres = EmbeddedPostgres(folder / "postgres", settings={"max_connections": "200"})
         self._broker = BROKERS[broker](folder)
@@ -92,7 +95,9 @@ class Run:
                 stack.callback(self._post_office.stop)
                 self._post_office.start()
             sink_url = stack.enter_context(_sink(self._folder))
-            cluster = Cluster(database_url=self._postgres.url, queue_url=self._broker.url, folder=self._folder)
+            cluster = Cluster(
+                database_url=self._postgres.url, queue_url=self._broker.url, folder=self._folder, ahead=self._ahead
+            )
             stack.callback(cluster.stop)
             cluster.start()
             api = Api(cluster.api_urls)
@@ -195,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=5.0, help="how long things break (default 5)")
     parser.add_argument("--broker", choices=sorted(BROKERS), default="redis")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="default: drawn, and shown")
+    parser.add_argument("--ahead", default="", help="scheduler.ahead of the schedulers; default: drawn by the seed")
     parser.add_argument("--faults", default="", help="only these kinds, with commas between")
     parser.add_argument("--keep", action="store_true", help="keep the folder with rows and logs")
     return parser
