@@ -13,9 +13,19 @@ from enum import Enum
 from http import HTTPStatus
 from typing import Any, Literal, TypeVar
 
-from flask import Flask, Request, current_app, g, has_request_context, request
+from flask import Flask, Request, current_app, has_request_context
+from werkzeug.routing import MapAdapter
 
-from gnomon.api.addresses import FORWARDED, Network, block_of, client_address, is_own_name, is_same_origin
+from gnomon.api.addresses import (
+    FORWARDED,
+    Network,
+    block_of,
+    can_be_host,
+    client_address,
+    is_own_name,
+    is_same_origin,
+)
+from gnomon.api.asked import Asked, asked
 from gnomon.api.keyring import Keyring
 from gnomon.api.problems import Refused
 from gnomon.api.throttle import Throttle
@@ -61,6 +71,18 @@ class Guarded(Flask):
     None of them is asynchronous.
     """
 
+    request_class = Asked
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """What finds the route: by path and method, for no host has routes of its own.
+
+        What is no name of a host, and what asks for a web socket, is left to werkzeug to refuse.
+        """
+        if request is None or "HTTP_UPGRADE" in request.environ or not can_be_host(request.environ.get("HTTP_HOST")):
+            return super().create_url_adapter(request)
+        path = request.environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
+        return MapAdapter(self.url_map, "", "/", "", request.scheme, path, request.method)
+
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """The function itself. Flask would look into each view and each hook, for each request."""
         return func
@@ -98,35 +120,37 @@ class Access:
         """Asks everybody, before each request to this app."""
         app.before_request(self._admit)
 
-    def address_of(self, asked: Request) -> str:
+    def _address_of(self, request: Request) -> str:
         """The client's."""
-        return client_address(asked.remote_addr or "", asked.headers.get("X-Forwarded-For", ""), self.trusted_proxies)
+        passed_on_for = request.environ.get("HTTP_X_FORWARDED_FOR", "")
+        return client_address(request.remote_addr or "", passed_on_for, self.trusted_proxies)
 
     def _admit(self) -> None:
-        g.address = self.address_of(request)
-        needed = needed_now()
+        request = asked()
+        request.address = self._address_of(request)
+        needed = needed_by(request)
         if needed is Open.TO_ALL or (needed is Role.METRICS and self.metrics_public):
             return
-        g.principal = asking = self._principal(needed)
+        request.principal = asking = self._principal(request, needed)
         if not asking.role.includes(needed):
             raise Refused(
                 HTTPStatus.FORBIDDEN,
                 f"this needs a key with the role {needed}; that of {asking.name!r} has the role {asking.role}",
             )
 
-    def _principal(self, needed: Role) -> Principal:
+    def _principal(self, request: Asked, needed: Role) -> Principal:
         if not self._any_made(needed):
-            return self._anonymous()
-        text = _bearer()
+            return self._anonymous(request)
+        text = _bearer(request)
         if text is None:
             raise _unauthorized(MISSING)
         key = read_key(text)
-        g.tried = "" if key is None else key.id
-        self._check_failures(key)
+        request.tried = "" if key is None else key.id
+        self._check_failures(request, key)
         stored = None if key is None else self._find(key, needed)
         if stored is not None and stored.state == "active":
             return stored.principal
-        self._count_failure(key)
+        self._count_failure(request, key)
         detail = MALFORMED if key is None else UNKNOWN if stored is None else f"this key is {stored.state}"
         raise _unauthorized(detail, invalid=True)
 
@@ -147,16 +171,16 @@ class Access:
                 return known
             raise
 
-    def _anonymous(self) -> Principal:
+    def _anonymous(self, request: Request) -> Principal:
         """Everybody on this machine, but no page that a browser on it has opened."""
         if not self.open_without_keys:
             self._say_that_nobody_is_let_in()
             raise _unauthorized(MISSING)
-        if any(name in request.headers for name in FORWARDED):
+        if any(name in request.environ for name in FORWARDED):
             raise Refused(HTTPStatus.FORBIDDEN, "a proxy passed this on, and without keys it is not" + MAKE_ONE)
         if not is_own_name(request.host, self.names):
             raise Refused(HTTPStatus.FORBIDDEN, "this was sent to a name that is not this machine's own" + MAKE_ONE)
-        origin = request.headers.get("Origin")
+        origin = request.environ.get("HTTP_ORIGIN")
         if origin is not None and not is_same_origin(origin, request.host):
             raise Refused(HTTPStatus.FORBIDDEN, "this was sent by a page of another origin" + MAKE_ONE)
         return ANONYMOUS
@@ -168,15 +192,15 @@ class Access:
                 "there are no keys and this API is not for this machine only: nobody is let in; see `gnomon keys`"
             )
 
-    def _check_failures(self, key: Key | None) -> None:
+    def _check_failures(self, request: Asked, key: Key | None) -> None:
         """Whoever failed too often from here is not looked up any more; keys that hold are known already."""
-        wait = self.failures.wait(block_of(g.address))
+        wait = self.failures.wait(block_of(request.address))
         if wait and (key is None or self.keyring.remembered(key) is None):
             raise _too_many(wait)
 
-    def _count_failure(self, key: Key | None) -> None:
+    def _count_failure(self, request: Asked, key: Key | None) -> None:
         """By address, and by the key's id: the right key itself is let in however often others guess."""
-        self.failures.failed(block_of(g.address))
+        self.failures.failed(block_of(request.address))
         if key is not None:
             wait = self.failures.wait(key.id)
             self.failures.failed(key.id)
@@ -186,7 +210,7 @@ class Access:
 
 def principal() -> Principal | None:
     """Who sent the present request; None where nobody was asked."""
-    return g.get("principal") if has_request_context() else None
+    return asked().principal if has_request_context() else None
 
 
 def acting() -> str:
@@ -195,17 +219,17 @@ def acting() -> str:
     return "" if asking is None else asking.id
 
 
-def needed_now() -> Needed:
+def needed_by(request: Request) -> Needed:
     """What no route serves is nobody's business who may not read; and nobody needs more to be told the methods."""
-    if request.endpoint is None or request.routing_exception is not None:
+    if request.url_rule is None or request.routing_exception is not None:
         return Role.READ
-    needed: Needed = vars(current_app.view_functions[request.endpoint])[NEEDS]
+    needed: Needed = vars(current_app.view_functions[request.url_rule.endpoint])[NEEDS]
     asks_for_methods = request.method == "OPTIONS" and isinstance(needed, Role) and needed.includes(Role.READ)
     return Role.READ if asks_for_methods else needed
 
 
-def _bearer() -> str | None:
-    scheme, _, text = request.headers.get("Authorization", "").strip().partition(" ")
+def _bearer(request: Request) -> str | None:
+    scheme, _, text = request.environ.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
     if not scheme:
         return None
     return text.strip() if scheme.lower() == "bearer" else ""

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 
-# By any of these a proxy says that it passes on what somebody else sent.
-FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip")
+# By any of these a proxy says that it passes on what somebody else sent: headers, by their names in WSGI.
+FORWARDED = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_REAL_IP")
 
 
 def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) -> str:
@@ -17,6 +17,8 @@ def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) ->
 
     What stands before that anybody may have written.
     """
+    if not trusted:
+        return peer
     address = peer
     for named in reversed(forwarded_for.split(",")):
         if not _is_in(address, trusted):
@@ -28,12 +30,22 @@ def client_address(peer: str, forwarded_for: str, trusted: Sequence[Network]) ->
     return address
 
 
+@lru_cache(maxsize=1_024)  # as are these
 def block_of(address: str) -> str:
     """What one client can take addresses from: with IPv6, 64 bits."""
     parsed = _parsed(address)
     if isinstance(parsed, IPv6Address):
         return str(IPv6Network((parsed, 64), strict=False))
     return address if parsed is None else str(parsed)
+
+
+@lru_cache(maxsize=1_024)  # most requests name the same one
+def can_be_host(host: str | None) -> bool:
+    """Whether a Host header fits into the DNS, as far as lengths go."""
+    try:
+        return bool(host and host.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -18,7 +18,6 @@ from gnomon.api import (
     openapi,
     problems,
     rate_limits,
-    request_ids,
     request_log,
     request_targets,
     schedules,
@@ -26,6 +25,7 @@ from gnomon.api import (
     transfer,
 )
 from gnomon.api.access import Access, Guarded
+from gnomon.api.asked import REQUEST_ID, asked
 from gnomon.api.context import Context
 from gnomon.api.rate_limits import RateLimiter
 from gnomon.api.routes import Document, IdConverter
@@ -41,6 +41,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
+UNLESS_GIVEN = [(name.lower(), name, value) for name, value in HEADERS.items()]
 ABOUT = """Jobs that are called on time. Paths are served under `/v1`, the stable name, and also without it.
 
 Errors are problems (RFC 9457); `error` repeats the detail in one line. A path that is not served answers 404, a method
@@ -93,7 +94,6 @@ def create_app(
         version=version,
     ).attach(app)
     app.after_request(_add_headers)
-    request_ids.register(app)
     problems.register(app)
     metrics.install(app, history, instances)
     request_log.install(app)
@@ -123,5 +123,8 @@ def _register_routes(app: Flask, version: str) -> dict[str, Any]:
 
 def _add_headers(response: Response) -> Response:
     given = {name.lower() for name, _ in response.headers}
-    response.headers.extend((name, value) for name, value in HEADERS.items() if name.lower() not in given)
+    response.headers.add(REQUEST_ID, asked().id)
+    for plain, name, value in UNLESS_GIVEN:
+        if plain not in given:
+            response.headers.add(name, value)
     return response

@@ -23,8 +23,8 @@ from gunicorn import util
 from gunicorn.http import errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
+from gnomon.api.asked import REQUEST_ID
 from gnomon.api.problems import MEDIA_TYPE, problem_document
-from gnomon.api.request_ids import HEADER
 
 LINGER_SECONDS = 1.0  # for the last answer to be read before the connection is closed
 REFUSALS: Mapping[type[Exception], HTTPStatus] = {
@@ -165,6 +165,6 @@ def _problem(status: HTTPStatus) -> bytes:
     body = json.dumps(problem_document(status, detail, request_id=request_id)).encode()
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Type: {MEDIA_TYPE}\r\n"
-        f"Content-Length: {len(body)}\r\n{HEADER}: {request_id}\r\nX-Content-Type-Options: nosniff\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{REQUEST_ID}: {request_id}\r\nX-Content-Type-Options: nosniff\r\n\r\n"
     )
     return head.encode() + body

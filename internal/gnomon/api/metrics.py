@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Request, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -13,6 +13,7 @@ from prometheus_client.utils import floatToGoString
 from prometheus_flask_exporter import PrometheusMetrics
 
 from gnomon.api.access import needs
+from gnomon.api.asked import asked
 from gnomon.job.errors import Unavailable
 from gnomon.job.instance import Instance
 from gnomon.job.instance import Role as Process
@@ -84,6 +85,7 @@ def route(served: Request) -> str:
 
 
 def _leave_out_unknown_methods() -> None:
+    request = asked()
     if request.method not in METHODS:
         request.prom_do_not_track = True  # type: ignore[attr-defined] # what the exporter looks for
 

@@ -10,8 +10,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from gnomon.api.asked import REQUEST_ID
 from gnomon.api.problems import MEDIA_TYPE, problem_document
-from gnomon.api.request_ids import HEADER
 
 Node = dict[str, Any]
 
@@ -31,7 +31,7 @@ def _header(description: str, example: str, /, **schema: Any) -> Node:
 
 
 HEADERS = {
-    HEADER: _header(
+    REQUEST_ID: _header(
         "names the request in the log; the request's own, where it sent a harmless one",
         "5d0f6f1c8e7a4b1f9a3c2d4e5f607182",
     ),
@@ -116,7 +116,7 @@ def _complete_operation(operation: Node, method: str, shared: Iterable[Node]) ->
         operation["security"] = []
     answers = {status: answer for status, answer in operation["responses"].items() if int(status) < 400}
     for answer in answers.values():
-        answer.setdefault("headers", {})[HEADER] = {"$ref": f"#/components/headers/{HEADER}"}
+        answer.setdefault("headers", {})[REQUEST_ID] = {"$ref": f"#/components/headers/{REQUEST_ID}"}
     refusals = {
         str(status): {"$ref": f"#/components/responses/{ERRORS[status][0]}"} for status in _errors(operation, method)
     }
@@ -148,10 +148,10 @@ def _errors(operation: Node, method: str) -> set[int]:
 
 def _error(status: int) -> Node:
     _, description, detail, headers = ERRORS[status]
-    example = problem_document(HTTPStatus(status), detail, request_id=HEADERS[HEADER]["example"])
+    example = problem_document(HTTPStatus(status), detail, request_id=HEADERS[REQUEST_ID]["example"])
     return {
         "description": description,
-        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in (HEADER, *headers)},
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in (REQUEST_ID, *headers)},
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}},
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask, Response, json, request
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 
-from gnomon.api.request_ids import request_id
+from gnomon.api.asked import request_id
 from gnomon.job.errors import (
     Conflict,
     CountDiffers,

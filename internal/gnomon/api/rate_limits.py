@@ -7,10 +7,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from http import HTTPStatus
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response
 
-from gnomon.api.access import principal
 from gnomon.api.addresses import block_of
+from gnomon.api.asked import Asked, asked
 from gnomon.api.problems import Refused
 from gnomon.job.errors import Unavailable
 from gnomon.job.principal import ANONYMOUS
@@ -94,9 +94,10 @@ def install(app: Flask, limiter: RateLimiter) -> None:
 
     @app.before_request
     def limit() -> None:
+        request = asked()
         if _is_free(request.path):
             return
-        taken = g.taken = limiter.take(_caller())
+        taken = request.taken = limiter.take(_caller(request))
         if not taken.allowed:
             wait = wait_seconds(rate, taken.debt)
             raise Refused(
@@ -108,17 +109,17 @@ def install(app: Flask, limiter: RateLimiter) -> None:
 
     @app.after_request
     def tell(response: Response) -> Response:
-        taken: Taken | None = g.get("taken")
+        taken = asked().taken
         if taken is not None:
-            response.headers["RateLimit-Policy"] = policy
-            response.headers["RateLimit"] = f'"requests";r={left(rate, taken.debt)};t={-(-taken.debt // SECOND)}'
+            response.headers.add("RateLimit-Policy", policy)
+            response.headers.add("RateLimit", f'"requests";r={left(rate, taken.debt)};t={-(-taken.debt // SECOND)}')
         return response
 
 
-def _caller() -> str:
+def _caller(request: Asked) -> str:
     """Whose key it is; without one, the client's address, or the network it takes addresses from."""
-    asking = principal()
-    return f"address {block_of(g.address)}" if asking is None or asking == ANONYMOUS else f"key {asking.id}"
+    asking = request.principal
+    return f"address {block_of(request.address)}" if asking is None or asking == ANONYMOUS else f"key {asking.id}"
 
 
 def _is_free(path: str) -> bool:

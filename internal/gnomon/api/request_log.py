@@ -3,47 +3,48 @@
 import logging
 import time
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response
 
-from gnomon.api.access import Open, acting, needed_now
-from gnomon.api.request_ids import request_id
+from gnomon.api.access import Open, needed_by
+from gnomon.api.asked import Asked, asked
 from gnomon.job.principal import Role
 
 log = logging.getLogger(__name__)
 
 MAX_PATH = 200
+LINE = "%s %s answered %s"
 
 
 def install(app: Flask) -> None:
     """Before what refuses requests, so that those are logged too."""
-    app.before_request(_begin)
     app.after_request(_note)
 
 
-def _begin() -> None:
-    g.began = time.monotonic()
-
-
-def _refused_key() -> dict[str, str]:
+def _refused_key(request: Asked) -> dict[str, str]:
     """The id of the key that nobody was let in with; whose it claims to be, and nothing that opens anything."""
-    return {"refused_key": g.tried} if g.get("tried") and not acting() else {}
+    return {"refused_key": request.tried} if request.tried and request.principal is None else {}
+
+
+def _level(request: Asked, response: Response) -> int:
+    """Probes and scrapes are noted at DEBUG."""
+    usual = response.status_code < 400 and needed_by(request) in (Open.TO_ALL, Role.METRICS)
+    return logging.DEBUG if usual else logging.INFO
 
 
 def _note(response: Response) -> Response:
-    """The path without its query, which may hold anything. Probes and scrapes are noted at DEBUG."""
-    taken = time.monotonic() - g.get("began", time.monotonic())
-    log.log(
-        logging.DEBUG if response.status_code < 400 and needed_now() in (Open.TO_ALL, Role.METRICS) else logging.INFO,
-        "%s %s answered %s",
-        request.method[:20],
-        request.path[:MAX_PATH],
-        response.status_code,
-        extra={
-            "request_id": request_id(),
-            "principal": acting(),
-            **_refused_key(),
-            "address": g.get("address", ""),
-            "duration_ms": round(taken * 1000, 1),
-        },
-    )
+    """The path without its query, which may hold anything."""
+    request = asked()
+    level = _level(request, response)
+    if not log.isEnabledFor(level):
+        return response
+    fields = {
+        "request_id": request.id,
+        "principal": "" if request.principal is None else request.principal.id,
+        **_refused_key(request),
+        "address": request.address,
+        "duration_ms": round((time.monotonic() - request.began) * 1000, 1),
+    }
+    told = (request.method[:20], request.path[:MAX_PATH], response.status_code)
+    # not log.log(): that looks for the line of code it is called from
+    log.handle(log.makeRecord(log.name, level, __file__, 0, LINE, told, None, extra=fields))
     return response

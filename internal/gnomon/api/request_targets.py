@@ -6,8 +6,9 @@ A proxy before the API may judge paths and hosts: what it reads must be what is 
 import re
 from http import HTTPStatus
 
-from flask import Flask, request
+from flask import Flask
 
+from gnomon.api.asked import asked
 from gnomon.api.problems import DETAILS, Refused
 
 HOST = re.compile(r"([0-9A-Za-z._~-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]*)?")  # also of two Host headers, joined by a comma
@@ -21,6 +22,7 @@ def register(app: Flask) -> None:
 
     @app.before_request
     def judge() -> None:
+        request = asked()
         environ = request.environ
         host = environ.get("HTTP_HOST")
         if host is None and environ["SERVER_PROTOCOL"] == "HTTP/1.1":

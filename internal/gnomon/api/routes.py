@@ -1,26 +1,31 @@
-"""flask-smorest's blueprint with what we do differently: strict bodies and queries, and types."""
+"""flask-smorest's blueprint for what it documents. Strict bodies and queries, answers and types are ours."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import wraps
 from http import HTTPStatus
 from itertools import islice
-from typing import Any, NoReturn, ParamSpec, TypeVar, cast
+from json import JSONEncoder
+from typing import Any, ParamSpec, TypeVar, cast
 from urllib.parse import unquote_to_bytes
 
 import flask_smorest
-from flask import Request, request
+from flask import Request, Response
+from flask.json.provider import DefaultJSONProvider
+from flask_smorest.utils import resolve_schema_instance, unpack_tuple_response
 from gunicorn.http.errors import ParseException
-from webargs.flaskparser import FlaskParser
+from marshmallow import Schema, ValidationError
+from werkzeug.datastructures import Headers
 from werkzeug.routing import BaseConverter
 
 from gnomon.api.access import Needed, Open, needs
+from gnomon.api.asked import asked
 from gnomon.api.openapi import OPEN, OWN
 from gnomon.api.problems import DETAILS, Refused
 from gnomon.api.schemas.explain import MAX_ERRORS, explain
-from gnomon.api.schemas.fields import UNKNOWN
+from gnomon.api.schemas.fields import UNKNOWN, Input
 from gnomon.api.schemas.jobs import doubled_aliases
 from gnomon.api.schemas.problems import Problem
-from gnomon.api.strict_json import MalformedJson, escape, parse, unfit_values
+from gnomon.api.strict_json import MalformedJson, escape, parse, unfit
 from gnomon.job.errors import FieldError, InvalidJob
 from gnomon.job.principal import Role
 
@@ -29,31 +34,29 @@ Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
 READS_QUERY = "reads_query"
+DOCUMENTED = "_apidoc"  # where flask-smorest looks for it
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
-AS_THE_SCHEMAS_SAY: dict[str, str | None] = {"json": None, "query": None}
 ACCEPTED = {"POST": (JSON,), "PUT": (JSON,), "PATCH": (MERGE_PATCH, JSON)}
+ENCODER = JSONEncoder(default=DefaultJSONProvider.default, separators=(",", ":"))
 
 
-class StrictParser(FlaskParser):
-    """webargs takes a body of another type for no body, and knows nothing of duplicate keys and parameters."""
+class JsonAnswer(Response):
+    """A JSON document as an answer that has a body."""
 
-    DEFAULT_UNKNOWN_BY_LOCATION = AS_THE_SCHEMAS_SAY
+    def __init__(self, document: Any, status: int, headers: Iterable[tuple[str, str]] = ()) -> None:
+        body = f"{ENCODER.encode(document)}\n".encode()
+        about = Headers()
+        about.add("Content-Type", JSON)
+        about.add("Content-Length", str(len(body)))
+        for name, value in headers:
+            about.add(name, value)
+        super().__init__([body], status, about)
 
-    def load_json(self, req: Request, schema: Any) -> Any:
-        """The body, an object that can be stored. Raises Refused and InvalidJob."""
-        if schema.body_is_optional and not _has_body(req):
-            return {}
-        return read_body(req)
-
-    def load_querystring(self, req: Request, schema: Any) -> Any:
-        """The query, each parameter given once but those that are lists."""
-        return _read_query(req, {name for name, field in schema.fields.items() if hasattr(field, "inner")})
-
-    def handle_error(self, error: Any, req: Request, schema: Any, **_: Any) -> NoReturn:  # noqa: ARG002
-        """Raises what marshmallow found as InvalidJob, beside doubled names."""
-        (messages,) = error.messages.values()  # under the name of the location
-        raise InvalidJob(explain(messages, schema)) from error
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        """Without what werkzeug looks for in a copy of the headers, and knows to be there or not to be."""
+        start_response(self.status, self.headers.to_wsgi_list())
+        return () if environ["REQUEST_METHOD"] == "HEAD" else cast(list[bytes], self.response)
 
 
 class IdConverter(BaseConverter):
@@ -65,8 +68,6 @@ class IdConverter(BaseConverter):
 
 class Routes(flask_smorest.Blueprint):  # type: ignore[misc]
     """A blueprint whose decorators keep the types of what they decorate."""
-
-    ARGUMENTS_PARSER = StrictParser()
 
     def route(self, rule: str, *, role: Needed | None = None, **options: Any) -> Callable[[View], View]:
         """Serves the view at the rule to whoever has the role: read for GET, else write.
@@ -81,42 +82,57 @@ class Routes(flask_smorest.Blueprint):  # type: ignore[misc]
         marks = {OWN: [parameter for parameter in taken if parameter["in"] != "path"], OPEN: needed is Open.TO_ALL}
 
         def serve(view: View) -> View:
-            asked = view if hasattr(view, READS_QUERY) else _without_query(view)
-            return register(self.doc(operationId=view.__name__, **marks)(needs(needed)(asked)))
+            served = view if hasattr(view, READS_QUERY) else _without_query(view)
+            return register(self.doc(operationId=view.__name__, **marks)(needs(needed)(served)))
 
         return serve
 
-    def arguments(self, schema: Any, **options: Any) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    def arguments(
+        self, schema: type[Input], **options: Any
+    ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
         """Hands the body (or the query, with location="query") to the view as its first argument."""
-        # an instance: webargs makes one of a class for each request, which takes longer than all the rest
-        decorate: Callable[[Callable[..., Result]], Callable[..., Result]] = super().arguments(schema(), **options)
-        if options.get("location") != "query":
-            return decorate
+        taken = schema()
+        document = super().arguments(taken, **options)
+        of_query = options.get("location") == "query"
+        read = _query_reader(taken) if of_query else _body_reader(taken)
 
-        def mark(view: Callable[..., Result]) -> Callable[..., Result]:
-            decorated = decorate(view)
-            setattr(decorated, READS_QUERY, True)  # functools.wraps hands it on to what is wrapped around it
-            return decorated
+        def decorate(view: Callable[..., Result]) -> Callable[..., Result]:
+            @wraps(view)
+            def ask(*positional: Any, **named: Any) -> Result:
+                return view(*positional, _loaded(taken, read()), **named)
 
-        return mark
+            if of_query:
+                setattr(ask, READS_QUERY, True)  # functools.wraps hands it on to what is wrapped around it
+            return _documented(ask, document)
+
+        return decorate
 
     def response(
         self, status: int, schema: Any = None, **options: Any
-    ) -> Callable[[Callable[Params, Any]], Callable[Params, Any]]:
+    ) -> Callable[[Callable[Params, Any]], Callable[Params, Response]]:
         """Writes what the view returns in the shape of the schema."""
-        decorate: Callable[[Callable[Params, Any]], Callable[Params, Any]] = super().response(status, schema, **options)
+        written = resolve_schema_instance(schema)
+        document = super().response(status, written, **options)
+
+        def decorate(view: Callable[Params, Any]) -> Callable[Params, Response]:
+            @wraps(view)
+            def answer(*positional: Params.args, **named: Params.kwargs) -> Response:
+                return _answer(view(*positional, **named), status, written)
+
+            return _documented(answer, document)
+
         return decorate
 
     def alt_response(self, status: int, schema: Any, *, description: str) -> Callable[[View], View]:
         """Documents another answer, which the view writes itself."""
-        decorate: Callable[[View], View] = super().alt_response(status, schema=schema, description=description)
-        return decorate
+        document = super().alt_response(status, schema=schema, description=description)
+        return lambda view: _documented(view, document)
 
     @staticmethod
     def doc(**attributes: Any) -> Callable[[View], View]:
         """Adds to what is documented."""
-        decorate: Callable[[View], View] = flask_smorest.Blueprint.doc(**attributes)
-        return decorate
+        document = flask_smorest.Blueprint.doc(**attributes)
+        return lambda view: _documented(view, document)
 
 
 class Document(flask_smorest.Api):  # type: ignore[misc]
@@ -136,12 +152,46 @@ class Document(flask_smorest.Api):  # type: ignore[misc]
         self.spec.components.response(HTTPStatus(422).name, {}, lazy=True)
 
 
+def _documented(view: View, decorate: Callable[[View], View]) -> View:
+    """What a decorator of flask-smorest writes beside a view, without the calls that it puts around it."""
+    vars(view)[DOCUMENTED] = vars(decorate(view))[DOCUMENTED]
+    return view
+
+
+def _answer(returned: Any, status: int, schema: Schema | None) -> Response:
+    body, other_status, headers = unpack_tuple_response(returned)
+    if isinstance(body, Response):
+        return body
+    return JsonAnswer(schema.dump(body) if schema else body, other_status or status, (headers or {}).items())
+
+
+def _loaded(schema: Input, given: Mapping[str, Any]) -> Any:
+    """Raises what marshmallow finds as InvalidJob."""
+    try:
+        return schema.load(given)
+    except ValidationError as error:
+        raise InvalidJob(explain(error.messages, schema)) from error
+
+
+def _body_reader(schema: Input) -> Callable[[], Mapping[str, Any]]:
+    """The body, an object that can be stored. Raises Refused and InvalidJob."""
+    if schema.body_is_optional:
+        return lambda: read_body(asked()) if _has_body(asked()) else {}
+    return lambda: read_body(asked())
+
+
+def _query_reader(schema: Input) -> Callable[[], Mapping[str, Any]]:
+    """The query, each parameter given once but those that are lists. Raises InvalidJob."""
+    repeatable = {name for name, field in schema.fields.items() if hasattr(field, "inner")}
+    return lambda: _read_query(asked(), repeatable)
+
+
 def _without_query(view: View) -> View:
     @wraps(view)
     def ask(*positional: Any, **named: Any) -> Any:
         unknown = [
             FieldError(pointer=f"/{escape(name)}", detail=UNKNOWN, hint="nothing can be asked for here: leave it out")
-            for name in _read_query(request, ())
+            for name in _read_query(asked(), ())
         ]
         if unknown:
             raise InvalidJob(unknown[:MAX_ERRORS])
@@ -162,7 +212,7 @@ def read_body(request: Request) -> Mapping[str, Any]:
 def read_object(text: bytes) -> Mapping[str, Any]:
     """A JSON object that can be stored. Raises MalformedJson and InvalidJob."""
     value = parse(text)
-    if errors := [*islice(unfit_values(value), MAX_ERRORS)]:
+    if errors := [*islice(unfit(text, value), MAX_ERRORS)]:
         raise InvalidJob(errors)
     if not isinstance(value, dict):
         raise InvalidJob.at("", "must be a JSON object")
@@ -177,6 +227,8 @@ def _has_body(request: Request) -> bool:
 
 def _check_type(request: Request) -> None:
     accepted = ACCEPTED[request.method]
+    if request.environ.get("CONTENT_TYPE") in accepted and "HTTP_CONTENT_ENCODING" not in request.environ:
+        return  # as nearly all are written
     charset = request.mimetype_params.get("charset", "utf-8").lower()
     if request.mimetype in accepted and charset in ("utf-8", "utf8") and not request.content_encoding:
         return

@@ -18,6 +18,8 @@ MAX_INTEGER = 2**53 - 1  # what every JSON reader carries exactly (RFC 8259, 6)
 TOO_LARGE = 2**64
 MAX_KEY = 100
 
+# What all that can't be stored has in its text: an escape, an integer of 16 digits, or an exponent.
+SUSPECT = re.compile(rb"\\u|[0-9]{16}|[0-9][eE]")
 TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -29,30 +31,42 @@ class MalformedJson(Exception):
 def parse(body: bytes) -> Any:
     """The value of a JSON text in UTF-8. Raises MalformedJson.
 
-    What it holds may still be unfit to be stored: see `unfit_values`.
+    What it holds may still be unfit to be stored: see `unfit`.
     """
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
         raise MalformedJson(f"byte {error.start + 1} is not UTF-8") from error
-    _check_depth(text)
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _check_depth(text)
+    if text.startswith("\ufeff"):
+        raise MalformedJson("Unexpected UTF-8 BOM (decode using utf-8-sig) at line 1, column 1")
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_parse_int)
+        return DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise MalformedJson(f"{error.msg} at line {error.lineno}, column {error.colno}") from error
 
 
-def unfit_values(value: Any, pointer: str = "") -> Iterator[FieldError]:
-    """Where a parsed value holds what can't be stored: NUL, half a surrogate pair, numbers out of range."""
+def unfit(body: bytes, value: Any) -> Iterator[FieldError]:
+    """Where the value of a text holds what can't be stored: NUL, half a surrogate pair, numbers out of range."""
+    return _unfit(value, "") if SUSPECT.search(body) else iter(())
+
+
+def escape(key: str) -> str:
+    """A key as a part of a JSON pointer (RFC 6901), cut where no name of ours is that long."""
+    return SURROGATE.sub("\ufffd", key[:MAX_KEY]).replace("~", "~0").replace("/", "~1")
+
+
+def _unfit(value: Any, pointer: str) -> Iterator[FieldError]:
     match value:
         case dict():
             for key, below in value.items():
                 here = f"{pointer}/{escape(key)}"
                 yield from _unfit_text(key, here)
-                yield from unfit_values(below, here)
+                yield from _unfit(below, here)
         case list():
             for index, below in enumerate(value):
-                yield from unfit_values(below, f"{pointer}/{index}")
+                yield from _unfit(below, f"{pointer}/{index}")
         case str():
             yield from _unfit_text(value, pointer)
         case bool() | None:
@@ -61,11 +75,6 @@ def unfit_values(value: Any, pointer: str = "") -> Iterator[FieldError]:
             yield FieldError(pointer=pointer, detail=f"must lie between -{MAX_INTEGER} and {MAX_INTEGER}")
         case float() if not math.isfinite(value):
             yield FieldError(pointer=pointer, detail="is larger than any number that can be stored")
-
-
-def escape(key: str) -> str:
-    """A key as a part of a JSON pointer (RFC 6901), cut where no name of ours is that long."""
-    return SURROGATE.sub("\ufffd", key[:MAX_KEY]).replace("~", "~0").replace("/", "~1")
 
 
 def _check_depth(text: str) -> None:
@@ -102,3 +111,6 @@ def _unfit_text(text: str, pointer: str) -> Iterator[FieldError]:
         yield FieldError(pointer=pointer, detail="holds a NUL character, which can't be stored")
     elif SURROGATE.search(text):
         yield FieldError(pointer=pointer, detail="holds half a surrogate pair, which UTF-8 can't carry")
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_parse_int)

@@ -1,11 +1,15 @@
 """What documents are made of: fields that take a value of their type and nothing that could be made one."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from marshmallow import RAISE, Schema, fields, validate
+from marshmallow import RAISE, Schema, fields, missing, validate
 
 UNKNOWN = "is not known here"
+
+
+class Doubtful(Exception):
+    """Only marshmallow can tell what a value is worth."""
 
 
 def says(wrong_type: str) -> dict[str, Any]:
@@ -82,6 +86,26 @@ class Input(Schema):
 
     error_messages = says("must be an object")
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._takers = {name: _taker(field) for name, field in self.load_fields.items()}
+        self._needed = {name for name, field in self.load_fields.items() if _is_needed(field)}
+
+    def load(self, data: Any, **options: Any) -> Any:
+        """As marshmallow does. It takes its time, and only for what breaks a rule is there anything to be said."""
+        if not options:
+            try:
+                return self.plain(data)
+            except Doubtful:
+                pass
+        return super().load(data, **options)
+
+    def plain(self, data: Any) -> dict[str, Any]:
+        """What marshmallow would make of an object all of whose values it leaves as they are; Doubtful of any other."""
+        if type(data) is not dict or not self._needed <= data.keys() or not data.keys() <= self._takers.keys():
+            raise Doubtful
+        return {name: take(data[name]) for name, take in self._takers.items() if name in data}
+
 
 class Answer(Schema):
     """What is answered: every field is always there, but those of `sometimes`.
@@ -130,3 +154,56 @@ def part(schema: type[Schema], about: str, **metadata: Any) -> fields.Field[Any]
         metadata={"description": about, **metadata},
         error_messages={"type": "must be an object"},
     )
+
+
+# The JSON that a field takes, and leaves as it is.
+PLAIN: Mapping[type[fields.Field[Any]], tuple[type, ...]] = {
+    Text: (str,),
+    Instant: (str,),
+    Whole: (int,),
+    Number: (int, float),
+    Flag: (bool,),
+    Array: (list,),
+    fields.Dict: (dict,),
+    fields.Nested: (dict,),
+}
+
+
+def _is_needed(field: fields.Field[Any]) -> bool:
+    """Whether an object without it is another one when it is loaded, or is refused."""
+    return field.required or field.load_default is not missing
+
+
+def _taker(field: fields.Field[Any] | None) -> Callable[[Any], Any]:
+    """Of a value that the field takes as it is what marshmallow makes of it; it raises Doubtful for any other."""
+    if field is None or (type(field) is fields.Raw and field.allow_none):
+        return lambda value: value
+    kinds = PLAIN.get(type(field), ())
+    if field.validators or field.data_key is not None or field.attribute is not None:
+        kinds = ()
+    below = _below(field) if kinds else None
+
+    def take(value: Any) -> Any:
+        if value is None and field.allow_none:
+            return None
+        if type(value) not in kinds:
+            raise Doubtful
+        return value if below is None else below(value)
+
+    return take
+
+
+def _below(field: fields.Field[Any]) -> Callable[[Any], Any] | None:
+    """The same for what a value of this field holds; None where it holds nothing."""
+    match field:
+        case Array():
+            item = _taker(field.inner)
+            return lambda values: [item(value) for value in values]
+        case fields.Dict():
+            key, item = _taker(field.key_field), _taker(field.value_field)
+            return lambda values: {key(name): item(value) for name, value in values.items()}
+        case fields.Nested(schema=Input() as schema):
+            return schema.plain
+        case fields.Nested():
+            raise TypeError(f"{field} holds no Input")
+    return None
