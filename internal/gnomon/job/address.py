@@ -203,12 +203,11 @@ class EgressPolicy:
 def judge(address: str, policy: EgressPolicy, *, host: str | None = None) -> str | None:
     """None when the address may be called, else the reason in words. `host` is the name it was found under."""
     try:
-        parsed = ip_address(address)
+        parsed, never, closed = _known(address)
     except ValueError:
         return f"{address[:80]!r} is not an address"
-    if reason := _never(parsed):
-        return f"{parsed} is {reason}, which no setting opens"
-    closed = _closed(parsed)
+    if never is not None:
+        return f"{parsed} is {never}, which no setting opens"
     if closed is None or policy.opens(parsed, host):
         return None
     return f"{parsed} is {closed}; the setting {SETTING} can open it"
@@ -262,6 +261,14 @@ def foreseen(host: str, port: int, policy: EgressPolicy, *, protocol: str) -> st
     return None if address is None else judge(str(address), policy, host=host)
 
 
+@lru_cache(maxsize=4_096)
+def _known(address: str) -> tuple[Address, str | None, str | None]:
+    """The address, why it is never called, and why it is closed. Raises ValueError."""
+    parsed = ip_address(address)
+    return parsed, _never(parsed), _closed(parsed)
+
+
+@lru_cache(maxsize=4_096)
 def _literal(host: str) -> Address | str | None:
     """The address that a host is, or why it is none though it looks like one; None for a name."""
     if host.startswith("[") or ":" in host:

@@ -115,7 +115,7 @@ def masked(text: str) -> str:
 
 def _digest(key: Key, role: Role, expires_at: datetime | None) -> str:
     expiry = "never" if expires_at is None else str(int(expires_at.timestamp()))
-    return hmac.new(key.secret.encode(), f"{key.id} {role} {expiry}".encode(), "sha256").hexdigest()
+    return hmac.digest(key.secret.encode(), f"{key.id} {role} {expiry}".encode(), "sha256").hex()
 
 
 def _checksum(body: str) -> str:
