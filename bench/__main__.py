@@ -35,6 +35,7 @@ def main() -> int:
     sections = _sections()
     cases = _chosen(sections, scale, only=wanted.only, long=wanted.long)
     if wanted.list:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # for a reader like head, which goes when it has seen enough
         print(*(case.name for case in cases), sep="\n")
         return 0
     if not cases:

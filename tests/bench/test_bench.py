@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -35,6 +36,17 @@ def results(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def listed() -> list[str]:
     return subprocess.run([BENCH, "--short", "--list"], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_list_ends_silently_where_nobody_reads_on() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run([BENCH, "--list"], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(write)
+    assert "Error" not in done.stderr
+    assert done.returncode == -signal.SIGPIPE
 
 
 def test_each_case_has_figures(results: dict[str, Any], listed: list[str]) -> None:
