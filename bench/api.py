@@ -1,4 +1,7 @@
-"""Requests a second of the API under wrk, beside a bare handler that does the same statements on the same server."""
+"""Requests a second of the API under wrk, beside a bare handler that does the same statements on the same server.
+
+Each request bears a key, as where more than one person works. Both keep in mind what they have read of keys.
+"""
 
 import contextlib
 import json
@@ -15,7 +18,9 @@ from uuid import UUID
 from bench.bed import Bed
 from bench.case import Case, Figures, Goal, Scale, Section, ratio
 from bench.references.bare_api import bare_api
+from gnomon.job.api_key import make_key, to_store
 from gnomon.job.errors import ConfigurationError
+from gnomon.job.principal import Role
 
 CONNECTIONS = (1, 8, 64)
 SHORT_CONNECTIONS = (8,)
@@ -33,10 +38,11 @@ JOB = {
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A server that answers, and the jobs it has."""
+    """A server that answers, the jobs it has, and a key that it takes."""
 
     url: str
     jobs: Sequence[UUID]
+    key: str
 
 
 def creations(_: Sequence[UUID]) -> Iterator[tuple[str, str, object]]:
@@ -81,22 +87,22 @@ def measure(bed: Bed, *, operation: str, connections: int, seconds: int, who: st
     requests = bed.folder / f"requests-{operation}-{who}.txt"
     lines = ((method, path, body and json.dumps(body)) for method, path, body in OPERATIONS[operation](served.jobs))
     requests.write_text("".join(f"{method}\t{path}\t{body or ''}\n" for method, path, body in lines))
-    return wrk(served.url, requests, connections=connections, seconds=seconds)
+    return wrk(served.url, requests, key=served.key, connections=connections, seconds=seconds)
 
 
-def wrk(url: str, requests: Path, *, connections: int, seconds: int) -> Figures:
+def wrk(url: str, requests: Path, *, key: str, connections: int, seconds: int) -> Figures:
     """Takes longer where a busy machine answers nothing. Raises AssertionError where a request was not a success."""
     program = shutil.which("wrk")
     if program is None:
         raise ConfigurationError("the section api needs wrk: apt-get install wrk")
     load = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
-    script = ["-s", str(Path(__file__).with_name("wrk.lua")), url, "--", str(requests)]
+    script = ["-s", str(Path(__file__).with_name("wrk.lua")), url, "--", str(requests), key]
     told = subprocess.run([program, *load, *script], check=True, capture_output=True, text=True).stdout
     said = next(line.removeprefix("FIGURES ") for line in told.splitlines() if line.startswith("FIGURES "))
     figures = json.loads(said)
     assert figures["refused"] + figures["broken"] == 0, f"{requests}: {said}"
     if not figures["requests"]:
-        return wrk(url, requests, connections=connections, seconds=4 * seconds)
+        return wrk(url, requests, key=key, connections=connections, seconds=4 * seconds)
     return {
         "requests_per_s": figures["requests"] / figures["seconds"],
         "p50_ms": figures["p50_ms"],
@@ -107,24 +113,27 @@ def wrk(url: str, requests: Path, *, connections: int, seconds: int) -> Figures:
 @contextlib.contextmanager
 def _gnomon(bed: Bed) -> Iterator[Served]:
     with (
-        _jobs(bed) as (database_url, jobs),
+        _database(bed) as (database_url, jobs, key),
         bed.queue("redis") as queue_url,
         bed.stack(database_url=database_url, queue_url=queue_url, **SETTINGS) as stack,
     ):
-        yield Served(url=stack.start_api(), jobs=jobs)
+        yield Served(url=stack.start_api(), jobs=jobs, key=key)
 
 
 @contextlib.contextmanager
 def _bare(bed: Bed) -> Iterator[Served]:
-    with _jobs(bed) as (database_url, jobs), bare_api(database_url) as url:
-        yield Served(url=url, jobs=jobs)
+    with _database(bed) as (database_url, jobs, key), bare_api(database_url) as url:
+        yield Served(url=url, jobs=jobs, key=key)
 
 
 @contextlib.contextmanager
-def _jobs(bed: Bed) -> Iterator[tuple[str, Sequence[UUID]]]:
+def _database(bed: Bed) -> Iterator[tuple[str, Sequence[UUID], str]]:
+    """Its URL, the jobs in it, and a key that may create more."""
     with bed.database() as database_url, bed.world(database_url) as world:
         jobs = [world.create(**JOB).id for _ in range(JOBS)]
-        yield database_url, jobs
+        key = make_key()
+        world.keys.add(to_store(key, name="bench", role=Role.WRITE, expires_at=None, created_by="bench"))
+        yield database_url, jobs, key.text
 
 
 SERVERS: dict[str, Callable[[Bed], AbstractContextManager[Served]]] = {"gnomon": _gnomon, "bare": _bare}

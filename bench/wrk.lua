@@ -1,9 +1,9 @@
--- Sends the requests of a file over and over. Each of its lines: method, path and body, with tabs between.
+-- Sends the requests of a file over and over, with a key. In each of its lines: method, path and body, with tabs between.
 
 local prepared, sent = {}, 0
 
 function init(args)
-    local headers = { ["Content-Type"] = "application/json" }
+    local headers = { ["Content-Type"] = "application/json", ["Authorization"] = "Bearer " .. args[2] }
     for line in io.lines(args[1]) do
         local method, path, body = line:match("^(.-)\t(.-)\t(.*)$")
         table.insert(prepared, wrk.format(method, path, headers, body ~= "" and body or nil))
