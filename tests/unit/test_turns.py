@@ -112,6 +112,17 @@ def test_room_is_that_of_the_busiest_host() -> None:
     assert turns.foresee(2) == 2
 
 
+def test_more_than_any_host_may_have_are_foreseen_in_parts() -> None:
+    turns = Turns(10)
+    assert turns.foresee(500) == 10
+    turns.settle(10)
+    clock = Clock()
+    turns = Turns(10, clock=clock)
+    fill(turns, "slow", 5)
+    clock.now += 60
+    assert turns.foresee(500) == 5
+
+
 def test_whoever_was_foreseen_gets_a_place_however_many_come_in_between() -> None:
     turns = Turns(10)
     assert turns.foresee(6) == 6

@@ -39,6 +39,10 @@ class Admitted:
 
     def __init__(self) -> None:
         self.calls: list[list[UUID]] = []
+        self.prepared: list[UUID] = []
+
+    def prepare(self, ids: Sequence[UUID]) -> None:
+        self.prepared.extend(ids)
 
     def __call__(self, ids: Sequence[UUID]) -> None:
         self.calls.append(list(ids))
@@ -62,7 +66,7 @@ def admitted() -> Admitted:
 
 @pytest.fixture
 def room(time: Time, admitted: Admitted) -> Iterator[WaitingRoom]:
-    opened = WaitingRoom(admitted, ask=time.ask, places=10)
+    opened = WaitingRoom(admitted, prepare=admitted.prepare, ask=time.ask, places=10)
     opened.start()
     yield opened
     opened.close()
@@ -89,11 +93,13 @@ def test_what_is_to_come_is_admitted_at_its_moment_and_no_sooner(
 ) -> None:
     """The moment itself may be up to a millisecond later than the id says."""
     early = at(50)
-    room.admit([early])
+    room.admit([early, late := at(-10)])
+    assert admitted.prepared == [early]
+    assert admitted.calls == [[late]]
     pass_to(time, room, 50.5)
-    assert admitted.calls == []
+    assert admitted.calls == [[late]]
     pass_to(time, room, 51)
-    wait_until("it is admitted", lambda: admitted.calls == [[early]])
+    wait_until("it is admitted", lambda: admitted.calls == [[late], [early]])
 
 
 def test_ids_of_the_same_milliseconds_are_admitted_together(room: WaitingRoom, admitted: Admitted, time: Time) -> None:
@@ -179,7 +185,7 @@ def test_failure_to_admit_costs_the_others_nothing(time: Time) -> None:
         seen.extend(ids)
         raise Unavailable("this worker stops") if len(seen) == 1 else ValueError("a defect")
 
-    room = WaitingRoom(admit, ask=time.ask, places=10)
+    room = WaitingRoom(admit, prepare=Admitted(), ask=time.ask, places=10)
     room.start()
     ids = [at(50), at(100), at(150)]
     room.admit(ids)
@@ -210,14 +216,14 @@ def test_clock_goes_on_while_the_store_is_away(time: Time) -> None:
 
 def test_before_the_store_has_answered_nothing_is_held(time: Time, admitted: Admitted) -> None:
     time.away = True
-    room = WaitingRoom(admitted, ask=time.ask, places=10)
+    room = WaitingRoom(admitted, prepare=admitted.prepare, ask=time.ask, places=10)
     early = at(50)
     room.admit([early])
     assert admitted.ids == [early]
 
 
 def test_without_a_clock_nothing_is_held(admitted: Admitted) -> None:
-    room = WaitingRoom(admitted, ask=None, places=0)
+    room = WaitingRoom(admitted, prepare=admitted.prepare, ask=None, places=0)
     room.start()
     early = at(50)
     room.admit([early])

@@ -86,7 +86,7 @@ class Runner:
         self._slots = Slots(concurrency)
         self._turns = Turns(per_host, most=most_per_host)
         self._boarding = threading.Lock()
-        self._waiting_room = WaitingRoom(self._admit, ask=clock, places=hold)
+        self._waiting_room = WaitingRoom(self._admit, prepare=self._prepare, ask=clock, places=hold)
         self._errands = Errands()
         self._flights = Flights()
         self._definitions = RecentDefinitions(store, unseal)
@@ -122,6 +122,13 @@ class Runner:
                 return
             part, left = left[:count], left[count:]
             self._admit_part(part, foreseen=foreseen)
+
+    def _prepare(self, ids: Sequence[UUID]) -> None:
+        """Reads the definitions that are needed when the moment has come. What fails here is tried again then."""
+        try:
+            self._definitions.of(set(self._store.pending(ids).values()))
+        except Exception as error:
+            log.debug("definitions are not read ahead: %s", error)
 
     def _room_for(self, wanted: int) -> tuple[int, bool]:
         """How many slots it took, none once closed, and whether they can be called whatever their hosts.

@@ -202,13 +202,15 @@ class Turns:
 
     def _foresee(self, wanted: int, *, whole: bool) -> tuple[int, bool]:
         """How many, and whether it is worth waiting where there are none: for a while, those that were foreseen are."""
+        assert self._limit is not None
         if self._closed:
             return 0, False
         room, is_quick = self._room(self._clock())
         room -= self._foreseen
         if room < wanted and whole and (is_quick or self._foreseen):
             return 0, True
-        found = wanted if room >= wanted else room if is_quick else 0
+        # a host with half of its places free has few enough, however many are wanted
+        found = wanted if room >= wanted else room if is_quick or 2 * room >= self._limit else 0
         if found <= 0:
             return 0, is_quick
         self._foreseen += found

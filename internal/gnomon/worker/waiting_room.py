@@ -64,8 +64,10 @@ class WaitingRoom:
     # store's clock was set back. Each costs a look at the row; what is not there any more is forgotten then.
     AGAIN_MILLIS = (100.0, 1_000.0)
 
-    def __init__(self, admit: Admit, *, ask: Callable[[], datetime] | None, places: int) -> None:
+    def __init__(self, admit: Admit, *, prepare: Admit, ask: Callable[[], datetime] | None, places: int) -> None:
+        """`prepare` is called with what was taken in, by whoever brought it."""
         self._admit = admit
+        self._prepare = prepare
         self._clock = None if ask is None else StoreClock(ask)
         self._places = places
         self._held: list[tuple[float, UUID]] = []  # a heap
@@ -86,11 +88,13 @@ class WaitingRoom:
         while left:
             now = self._now()
             with self._changed:
-                due, left = self._hold(left, now)
-                if left and not due:
+                due, held, left = self._sort(left, now)
+                if left and not due and not held:
                     self._changed.wait((_ready(min(left)) - now) / 1_000)
             if due:
                 self._admit(due)
+            if held:
+                self._prepare(held)
 
     def look_again(self, ids: Collection[UUID]) -> None:
         """What a claim did not get, where it may have been for the moment only."""
@@ -115,9 +119,10 @@ class WaitingRoom:
     def _now(self) -> float:
         return math.inf if self._clock is None else self._clock.millis()
 
-    def _hold(self, ids: Sequence[UUID], now: float) -> tuple[list[UUID], list[UUID]]:
-        """Those that are due, and those for which there is no room."""
+    def _sort(self, ids: Sequence[UUID], now: float) -> tuple[list[UUID], list[UUID], list[UUID]]:
+        """Those that are due, those that it holds from now on, and those for which there is no room."""
         due: list[UUID] = []
+        held: list[UUID] = []
         left: list[UUID] = []
         for execution_id in ids:
             ready = _ready(execution_id)
@@ -125,11 +130,12 @@ class WaitingRoom:
                 due.append(execution_id)
             elif len(self._held) + len(self._due) < self._places:
                 heapq.heappush(self._held, (ready, execution_id))
+                held.append(execution_id)
             else:
                 left.append(execution_id)
-        if len(due) + len(left) < len(ids):
+        if held:
             self._changed.notify_all()
-        return due, left
+        return due, held, left
 
     def _run(self) -> None:
         while not self._closed:
