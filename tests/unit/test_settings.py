@@ -345,6 +345,12 @@ def test_broker_and_cache_beyond_loopback_need_tls_unless_told_otherwise(name: s
     assert load_settings({f"{name}_url": url, f"{name}_disable_tls": True}, {})
 
 
+def test_only_rabbitmq_has_quorum_queues() -> None:
+    with pytest.raises(ConfigurationError, match=r"queue\.type is quorum, which only RabbitMQ has: queue\.url must be"):
+        load_settings({"queue_type": "quorum"}, {})
+    assert load_settings({"queue_type": "quorum", "queue_url": "amqp://127.0.0.1//"}, {}).queue.type == "quorum"
+
+
 @pytest.mark.parametrize(
     "url", ["redis://localhost/0", "amqp://127.1.2.3:5672//", "redis://[::1]:6379/0", "rediss://broker.example/0"]
 )

@@ -67,6 +67,7 @@ def run(settings: Settings) -> int:
     app = create_app(
         settings.queue_url(),
         queues=settings.worker.queues,
+        queue_type=settings.queue.type,
         task_events=settings.queue.task_events,
         ca_file=settings.tls.ca_file,
     )

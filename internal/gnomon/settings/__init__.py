@@ -51,6 +51,7 @@ from gnomon.settings.kinds import (
     Networks,
     Ports,
     Proxies,
+    QueueType,
     Secret,
     SecretKeys,
     Size,
@@ -153,11 +154,21 @@ class Queue(Section):
         default=False,
         description="speak to a broker beyond loopback without TLS: otherwise redis:// and amqp:// are refused there",
     )
+    type: QueueType = Field(
+        default="classic",
+        description="quorum: RabbitMQ replicates the queues; delete those of the other type first",
+    )
     task_events: Switch = Field(default=False, description="send the events that Flower shows; costs some throughput")
 
     @model_validator(mode="after")
     def _secured_beyond_loopback(self) -> Self:
         _require_tls("queue", self.url, self.disable_tls)
+        return self
+
+    @model_validator(mode="after")
+    def _replicated_by_rabbitmq(self) -> Self:
+        if self.type == "quorum" and not self.url.get_secret_value().startswith("amqp"):
+            raise ValueError("queue.type is quorum, which only RabbitMQ has: queue.url must be amqp:// or amqps://")
         return self
 
 

@@ -199,4 +199,5 @@ Level = Annotated[
     BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
     Expects("DEBUG, INFO, WARNING or ERROR"),
 ]
+QueueType = Annotated[Literal["classic", "quorum"], Expects("classic or quorum")]
 Format = Annotated[Literal["auto", "json", "text"], Expects("auto, json or text")]

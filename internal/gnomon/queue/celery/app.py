@@ -52,12 +52,18 @@ _SETTINGS: Mapping[str, Any] = {
 
 
 def create_app(
-    queue_url: str, *, queues: Sequence[str] = ("io",), task_events: bool = False, ca_file: str | None = None
+    queue_url: str,
+    *,
+    queues: Sequence[str] = ("io",),
+    queue_type: str = "classic",
+    task_events: bool = False,
+    ca_file: str | None = None,
 ) -> Celery:
     """An app for the broker at `queue_url`. Connects to nothing yet. Raises ConfigurationError for a wrong URL.
 
     rediss:// and amqps:// want a certificate that is valid and bears the server's name; those in `ca_file` vouch for
-    it, or where there is none those that the system trusts. `task_events`: workers send what Flower shows.
+    it, or where there is none those that the system trusts. `queue_type`: RabbitMQ's, classic or quorum.
+    `task_events`: workers send what Flower shows.
     """
     address = _parse(queue_url)
     app = _App(queue_url)
@@ -65,16 +71,18 @@ def create_app(
     app.conf.update(_redis_settings() if address.scheme.startswith("redis") else _amqp_settings())
     app.conf.broker_use_ssl = _tls(address, ca_file)
     app.conf.update(
-        task_queues=[queue_named(name) for name in queues],
+        task_queues=[queue_named(name, queue_type) for name in queues],
         task_default_queue=queues[0],
+        task_default_queue_type=queue_type,
         worker_send_task_events=task_events,
     )
     return app
 
 
-def queue_named(name: str) -> Queue:
+def queue_named(name: str, queue_type: str) -> Queue:
     """A queue that messages reach by its name alone. On RabbitMQ it is durable: a restart empties it, no more."""
-    return Queue(name, Exchange(""), routing_key=name, durable=True)
+    arguments = None if queue_type == "classic" else {"x-queue-type": queue_type}
+    return Queue(name, Exchange(""), routing_key=name, durable=True, queue_arguments=arguments)
 
 
 def time_limits(seconds: float) -> Mapping[str, float]:

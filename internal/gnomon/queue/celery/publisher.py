@@ -98,7 +98,7 @@ class CeleryQueue:
             message.body,
             exchange="",
             routing_key=queue,
-            declare=[queue_named(queue)],
+            declare=[queue_named(queue, self._app.conf.task_default_queue_type)],
             serializer="json",
             headers=message.headers,
             correlation_id=task_id,
