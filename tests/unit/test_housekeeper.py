@@ -131,6 +131,12 @@ def test_it_rests_after_each_part_three_times_as_long_as_the_part_took(housekeep
     assert housekeeper.step() == 3 * PART
 
 
+def test_it_rests_less_in_a_round_that_takes_long(housekeeper: Housekeeper, store: Store) -> None:
+    housekeeper.step()
+    store.now += EVERY.total_seconds()
+    assert housekeeper.step() == PART
+
+
 def test_who_does_not_lead_does_nothing(housekeeper: Housekeeper, store: Store, fleet: Fleet) -> None:
     fleet.leads = OTHER
     assert housekeeper.step() == LOOK

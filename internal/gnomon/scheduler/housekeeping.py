@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 LOOK = timedelta(seconds=10)
 # A part is followed by a rest, so many times as long: what is pruned is in nobody's way, and nobody waits for it.
 REST = 3
+# In a round that takes longer than EVERY: what is to be pruned must not become more and more.
+REST_IN_HASTE = 1
 # From the end of one round to the begin of the next.
 EVERY = timedelta(minutes=10)
 # An operator should still see what ended a while ago.
@@ -64,7 +66,7 @@ class Housekeeper:
         self._me = me
         self._retention = retention
         self._clock = clock
-        self._next_round = self._next_look = clock()
+        self._next_round = self._next_look = self._round_began = clock()
         self._round: Iterator[None] | None = None
         self._leads = False
         self._thread: threading.Thread | None = None
@@ -88,7 +90,7 @@ class Housekeeper:
         if not self._leads:
             self._round = None
         elif self._round is None and self._clock() >= self._next_round:
-            self._round = self._tidy()
+            self._round, self._round_began = self._tidy(), self._clock()
         return LOOK if self._round is None else self._part(self._round)
 
     def _look(self) -> None:
@@ -108,7 +110,8 @@ class Housekeeper:
             self._next_round = self._clock() + EVERY.total_seconds()
             return LOOK
         self._round = part
-        return timedelta(seconds=REST * (self._clock() - began))
+        in_haste = began - self._round_began > EVERY.total_seconds()
+        return timedelta(seconds=(REST_IN_HASTE if in_haste else REST) * (self._clock() - began))
 
     def _tidy(self) -> Iterator[None]:
         """A round, in parts of one statement or a few."""
