@@ -32,7 +32,7 @@ from gnomon.storage.postgres.waker import PostgresWaker
 log = logging.getLogger(__name__)
 
 # A worker runs few sync handlers at once, and an id that waits in its message keeps other workers from it.
-BATCH_SIZES = {"handlers": 1, "async": 20}
+BATCH_SIZES = {"handlers": 1}
 # What is queued for the broker when the process stops is sent within this time, or published by another scheduler.
 FLUSH = timedelta(seconds=6)
 # A batch takes a few seconds at most, unless the database is frozen.

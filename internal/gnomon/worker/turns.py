@@ -93,7 +93,7 @@ class Turns:
     MEMORY_CALLS = 16  # of how long they took
     QUICK_SECONDS = 5.0  # a host whose calls take no longer is quick; on a busy machine each takes its share of that
     SILENT_SECONDS = 1.0  # as long as one of them has ended since
-    GATHER_SECONDS = 0.02  # for a whole message's places there: one claim costs the same whatever its size
+    GATHER_SECONDS = 0.05  # for a whole message's places there: one claim costs the same whatever its size
     LOOK_SECONDS = 0.005
     SLOWEST_RETURN = 20.0  # a second
     SOONEST_SECONDS = 0.5
@@ -201,13 +201,13 @@ class Turns:
             self._settled.notify()
 
     def _foresee(self, wanted: int, *, whole: bool) -> tuple[int, bool]:
-        """How many, and whether it is worth waiting where there are none: for a while, those that were foreseen are."""
+        """How many, and whether it is worth waiting where there are none: those that were foreseen are."""
         assert self._limit is not None
         if self._closed:
             return 0, False
         room, is_quick = self._room(self._clock())
         room -= self._foreseen
-        if room < wanted and whole and (is_quick or self._foreseen):
+        if room < wanted and (self._foreseen or (whole and is_quick)):
             return 0, True
         # a host with half of its places free has few enough, however many are wanted
         found = wanted if room >= wanted else room if is_quick or 2 * room >= self._limit else 0
