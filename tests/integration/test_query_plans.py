@@ -72,7 +72,13 @@ def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def scans_of(plan: list[dict[str, Any]], table: str) -> set[str]:
     """How the plan reads a table: names of indexes, or the kind of scan where it uses none."""
     reads = [node for node in plan if node.get("Relation Name") == table and "Scan" in node["Node Type"]]
-    return {node.get("Index Name") or _bitmaps_below(node) or node["Node Type"] for node in reads}
+    return {_whole_key(node) or node.get("Index Name") or _bitmaps_below(node) or node["Node Type"] for node in reads}
+
+
+def _whole_key(node: dict[str, Any]) -> str | None:
+    """Where the primary key is read from end to end: that is reading the table, and worse."""
+    name = str(node.get("Index Name"))
+    return f"all of {name}" if name.endswith("_pkey") and "Index Cond" not in node else None
 
 
 def _bitmaps_below(node: dict[str, Any]) -> str:

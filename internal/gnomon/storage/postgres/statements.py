@@ -18,6 +18,12 @@ PUBLISH_SLOT_MAX_SECONDS = 900
 # The longest that R2 lets an execution wait that was lost again and again.
 LOST_AGAIN_MAX_SECONDS = 900
 
+# True of any row that is given, and taken for rare: so each is looked up by its id, however small the table was when the
+# statement was planned. By what the planner believes of a table that has just been made it would read all of it instead.
+FEW_ROWS = "pg_column_size(r.id) = 16"
+FEW_TOKENS = "pg_column_size(t.id) = 16"
+FEW_KEYS = "pg_column_size(k.job_id) = 16"
+
 DUE_COLUMNS = """id, revision, queue, cron_schedule, interval_seconds, anchor_at, execute_at, timezone, starts_at,
     ends_at, spread_seconds, misfire_policy, misfire_grace_seconds, misfire_limit, misfires_run, overlap, next_run"""
 
@@ -86,7 +92,7 @@ select id, 'RESUMED', revision, paused_until from resumed
 
 # D3, and executions that were asked for. `state` is PENDING, WAITING or SKIPPED. What a unique index refuses is left
 # out of the answer. Only D takes the first publish slot (`slot`) with the creation; the others are due for R1 at once.
-INSERT_EXECUTIONS: TextClause = text("""
+INSERT_EXECUTIONS: TextClause = text(f"""
 insert into executions (
     id, job_id, revision, kind, queue, scheduled_at, trigger, repeats, state, max_attempts, overlap, available_at,
     next_publish_at, publish_count, published_at, finished_at, error_code, skipped_count, skipped_until
@@ -106,6 +112,7 @@ from json_to_recordset(cast(:rows as json)) as r (
     until timestamptz, repeats uuid, revision int, kind text, queue text, max_attempts int
 )
 join jobs j on j.id = r.job_id
+where {FEW_ROWS}
 order by r.id
 on conflict do nothing
 returning id
@@ -113,7 +120,7 @@ returning id
 
 # D4. The rows are locked by DUE. Without a reason, `held_until` is the moment until which a job is left alone that was
 # looked at ahead of it: because another execution was in the way, which is judged at the moment, or it is the last one.
-ADVANCE: TextClause = text("""
+ADVANCE: TextClause = text(f"""
 update jobs j set
     next_run = case when r.hold_reason is null then r.next_run else j.next_run end,
     misfires_run = coalesce(r.misfires_run, j.misfires_run),
@@ -124,7 +131,7 @@ update jobs j set
 from json_to_recordset(cast(:rows as json)) as r (
     id uuid, next_run timestamptz, misfires_run int, hold_reason text, held_until timestamptz
 )
-where j.id = r.id
+where j.id = r.id and {FEW_ROWS}
 """)
 
 # A, taken back, under the job's row lock: what was dispatched ahead and whose moment is still to come. Nobody can claim
@@ -269,32 +276,32 @@ where id = any(cast(:ids as uuid[])) and state is not distinct from 'RUNNING' an
 """)
 
 # S. Only what comes back may be sent.
-START: TextClause = text("""
+START: TextClause = text(f"""
 with pick as materialized (
     select e.id from executions e
     join json_to_recordset(cast(:tokens as json)) as t (id uuid, attempt int) on e.id = t.id and e.attempt = t.attempt
-    where e.state is not distinct from 'RUNNING' and e.lease_owner = :delivery
+    where {FEW_TOKENS} and e.state is not distinct from 'RUNNING' and e.lease_owner = :delivery
         and e.lease_expires_at > now() + make_interval(secs => :margin)
     order by e.id for no key update of e
 )
 update executions e set effect_started_at = now() from pick where e.id = pick.id returning e.id
 """)
 
-RENEW: TextClause = text("""
+RENEW: TextClause = text(f"""
 with pick as materialized (
     select e.id from executions e
     join json_to_recordset(cast(:tokens as json)) as t (id uuid, attempt int) on e.id = t.id and e.attempt = t.attempt
-    where e.state is not distinct from 'RUNNING'
+    where {FEW_TOKENS} and e.state is not distinct from 'RUNNING'
     order by e.id for no key update of e
 )
 update executions e set lease_expires_at = now() + make_interval(secs => :lease)
 from pick where e.id = pick.id returning e.id
 """)
 
-CANCEL_REQUESTED: TextClause = text("""
+CANCEL_REQUESTED: TextClause = text(f"""
 select e.id from executions e
 join json_to_recordset(cast(:tokens as json)) as t (id uuid, attempt int) on e.id = t.id and e.attempt = t.attempt
-where e.state = 'RUNNING' and e.cancel_requested_at is not null
+where {FEW_TOKENS} and e.state = 'RUNNING' and e.cancel_requested_at is not null
 """)
 
 # Of each job whose active execution has just ended, the oldest that waits becomes due. One that may overlap others is
@@ -324,7 +331,7 @@ RELEASE: TextClause = text(f"""
 with pick as materialized (
     select e.id, e.cancel_requested_at is not null or e.failures >= e.max_attempts as is_last from executions e
     join json_to_recordset(cast(:tokens as json)) as t (id uuid, attempt int) on e.id = t.id and e.attempt = t.attempt
-    where e.state is not distinct from 'RUNNING' and e.effect_started_at is null
+    where {FEW_TOKENS} and e.state is not distinct from 'RUNNING' and e.effect_started_at is null
     order by e.id for no key update of e
 ), ended_or_pending as (
     update executions e set
@@ -375,7 +382,7 @@ with pick as materialized (
         id uuid, attempt int, state text, delay double precision, failed boolean, seconds double precision,
         error_code text, error_message text, response_status int, response_excerpt text
     ) on e.id = r.id and e.attempt = r.attempt
-    where e.state is not distinct from 'RUNNING'
+    where {FEW_ROWS} and e.state is not distinct from 'RUNNING'
     order by e.id for no key update of e
 ), verdict as (
     select *, case
@@ -435,11 +442,11 @@ select count(*) from notified
 """)
 
 # After a lost reply: these were recorded before, by us.
-RECORDED_BEFORE: TextClause = text("""
+RECORDED_BEFORE: TextClause = text(f"""
 select e.id from executions e
 join json_to_recordset(cast(:tokens as json)) as t (id uuid, attempt int, lease_owner uuid)
     on e.id = t.id and e.attempt = t.attempt and e.lease_owner = t.lease_owner
-where e.state is distinct from 'RUNNING'
+where {FEW_TOKENS} and e.state is distinct from 'RUNNING'
 """)
 
 # R2. Only S sets effect_started_at, so it is set only where a second effect is forbidden.
@@ -540,10 +547,11 @@ select count(*) from (
 ) as waiting
 """)
 
-DEFINITIONS: TextClause = text("""
+DEFINITIONS: TextClause = text(f"""
 select r.job_id, r.revision, r.definition from job_revisions r
 join json_to_recordset(cast(:keys as json)) as k (job_id uuid, revision int)
     on r.job_id = k.job_id and r.revision = k.revision
+where {FEW_KEYS}
 """)
 
 TALLIES: TextClause = text("""
