@@ -18,8 +18,8 @@ PUBLISH_SLOT_MAX_SECONDS = 900
 # The longest that R2 lets an execution wait that was lost again and again.
 LOST_AGAIN_MAX_SECONDS = 900
 
-# True of any row that is given, and taken for rare: so each is looked up by its id, however small the table was when the
-# statement was planned. By what the planner believes of a table that has just been made it would read all of it instead.
+# True of any row that is given, and taken for rare: so each is looked up by its id, however small the table was when
+# the statement was planned. By what the planner believes of a table that is new it would read all of it instead.
 FEW_ROWS = "pg_column_size(r.id) = 16"
 FEW_TOKENS = "pg_column_size(t.id) = 16"
 FEW_KEYS = "pg_column_size(k.job_id) = 16"
