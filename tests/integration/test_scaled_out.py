@@ -1,9 +1,11 @@
 """What a larger deployment puts between its parts: a pool of connections before Postgres, replicated queues."""
 
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import psycopg2
 import pytest
 from conftest import start_or_skip
 from servers.pgbouncer import PgBouncer
@@ -13,6 +15,7 @@ from support.cluster import Cluster, cluster, wait_until
 from support.world import World
 
 JOBS = 40
+PAGE = Path(__file__).parents[2] / "docs/scaling.md"
 
 
 @contextmanager
@@ -23,6 +26,15 @@ def bouncer(folder: Path, *, before: str, mode: str) -> Iterator[PgBouncer]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def role_of_the_docs(world: World) -> Iterator[None]:
+    """The database's user with the limits that docs/scaling.md gives it."""
+    (statements,) = re.findall(r"```sql\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    world.sql(statements)
+    yield
+    world.sql("alter role gnomon reset all")
 
 
 def run_each_once(world: World, target: Target, processes: Cluster) -> None:
@@ -41,6 +53,7 @@ def run_each_once(world: World, target: Target, processes: Cluster) -> None:
     assert set(target.keys().values()) == {1}
 
 
+@pytest.mark.usefixtures("role_of_the_docs")
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_each_execution_runs_once_behind_a_pool_of_connections(
     mode: str, world: World, database_url: str, redis_url: str, target: Target, tmp_path: Path
@@ -50,6 +63,14 @@ def test_each_execution_runs_once_behind_a_pool_of_connections(
         cluster(database_url=pool.url, queue_url=redis_url, folder=tmp_path) as processes,
     ):
         run_each_once(world, target, processes)
+        assert limit_of(database_url) == limit_of(pool.url) == "10s"
+
+
+def limit_of(url: str) -> str:
+    """How long a session there may keep a transaction open, if it says nothing itself."""
+    with closing(psycopg2.connect(url)) as session, session.cursor() as cursor:
+        cursor.execute("show idle_in_transaction_session_timeout")
+        return str(cursor.fetchall()[0][0])
 
 
 def test_each_execution_runs_once_over_quorum_queues(
