@@ -83,6 +83,18 @@ def test_lost_attempt_that_was_to_be_cancelled_is_cancelled(world: TimedScene) -
     assert world.states_of(job) == ["CANCELLED"]
 
 
+def test_lost_attempt_that_was_to_be_cancelled_and_may_have_had_its_effect_is_unknown(world: TimedScene) -> None:
+    job = world.due(delivery="at_most_once")
+    delivery = uuid4()
+    (claimed,) = world.claim(world.dispatched(), delivery=delivery)
+    world.executions.start([token(claimed)], delivery=delivery, margin=NO_TIME)
+    world.service.cancel(str(claimed.id))
+    world.advance(2 * LEASE)
+    rescued = world.dispatch.rescue(grace=NO_TIME, spare=None)
+    assert (rescued.unknown, rescued.cancelled) == (1, 0)
+    assert world.states_of(job) == ["UNKNOWN"]
+
+
 def test_lost_attempt_of_a_deleted_job_fails(world: TimedScene) -> None:
     job = world.due()
     world.claim(world.dispatched())

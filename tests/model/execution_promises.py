@@ -44,9 +44,10 @@ def at_most_one_effect(before: World, letter: str, move: Move[World]) -> bool:
 def verdicts_tell_the_truth(before: World, letter: str, move: Move[World]) -> bool:
     """At most once, whoever reads the verdict knows: it happened, it did not and never will, or nobody can say."""
     row, effects = move.after.row, move.after.effects
-    if not move.after.once or row.state not in ("SUCCEEDED", "FAILED"):
+    if not move.after.once or row.state not in ("SUCCEEDED", "FAILED", "CANCELLED"):
         return True
-    return effects == (0 if row.state == "FAILED" and row.never_sent else 1)
+    never = row.state == "CANCELLED" or (row.state == "FAILED" and row.never_sent)
+    return effects == (0 if never else 1)
 
 
 def no_attempt_after_cancel(before: World, letter: str, move: Move[World]) -> bool:

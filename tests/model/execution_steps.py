@@ -188,10 +188,11 @@ def rescue(world: World, broken: Broken) -> Moves:
 def _rescued(world: World, broken: Broken) -> Row:
     """RESCUE's `verdict`."""
     row = world.row
+    doubtful = row.started and "rescue ignores the start" not in broken
+    if doubtful and not (row.cancel and "rescue believes a cancel" in broken):
+        return row.ended("UNKNOWN")
     if row.cancel and "rescue ignores cancel" not in broken:
         return row.ended("CANCELLED")
-    if row.started and "rescue ignores the start" not in broken:
-        return row.ended("UNKNOWN")
     if row.failures + 1 >= row.allowed and "rescue ignores the failures" not in broken:
         return row.ended("FAILED", never_sent=not row.started)
     return row.ended("PENDING", failures=min(row.failures + 1, row.allowed))

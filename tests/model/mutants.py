@@ -80,6 +80,7 @@ MUTANTS = [
     _change("retry after cancel", ONE_OR_MORE, "no_attempt_after_cancel"),
     _change("release ignores cancel", ONE_OR_MORE, "no_attempt_after_cancel"),
     _change("rescue ignores cancel", ONE_OR_MORE, "no_attempt_after_cancel"),
+    _change("rescue believes a cancel", ONE_AT_MOST, "verdicts_tell_the_truth"),
     _change("delete leaves what is pending", ONE_OR_MORE, "no_attempt_after_delete"),
     _change("delete leaves what runs", ONE_OR_MORE, "no_attempt_after_delete"),
     _change("delete by its snapshot", ONE_OR_MORE, "no_attempt_after_delete"),

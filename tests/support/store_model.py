@@ -218,10 +218,10 @@ class Model:
             longest = min(spread * 3 ** (times - has_more), timedelta(minutes=15))
         one.failures += 1
         one.error, one.owner = "lost", None
-        if one.cancel:
-            self._end(one, "CANCELLED")
-        elif one.started:
+        if one.started:
             self._end(one, "UNKNOWN")
+        elif one.cancel:
+            self._end(one, "CANCELLED")
         elif one.failures >= one.max_attempts:
             self._end(one, "FAILED")
         else:

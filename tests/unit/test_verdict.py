@@ -1,13 +1,14 @@
 """What a failure means for its execution where the job names a retry strategy."""
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from gnomon.job.model import Definition, State
+from gnomon.job.model import Definition, Delivery, State
 from gnomon.job.outcome import Failed, Sent
 from gnomon.job.ports import Claimed, Record
 from gnomon.job.retry import RetryAttempt, RetryPolicy
@@ -40,6 +41,16 @@ def test_strategy_of_the_worker_decides() -> None:
     assert (record.state, record.delay) == (State.PENDING, timedelta(seconds=60))
     assert judged({"patient": lambda attempt: None}).state is State.FAILED
     assert judged({"patient": lambda attempt: 1}, cancelled=True).state is State.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("sent", "state"),
+    [(Sent.NOT_SENT, State.CANCELLED), (Sent.MAYBE_SENT, State.UNKNOWN), (Sent.ANSWERED, State.FAILED)],
+)
+def test_cancelled_at_most_once_only_what_was_not_sent_is_cancelled(sent: Sent, state: State) -> None:
+    tried = Tried(claimed=CLAIMED, owner=uuid4(), duration=timedelta(seconds=1), cancelled=True, rand=0)
+    definition = replace(DEFINITION, delivery=Delivery.AT_MOST_ONCE)
+    assert judge(definition, tried, replace(FAILURE, sent=sent)).state is state
 
 
 @pytest.mark.parametrize(

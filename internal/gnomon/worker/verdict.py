@@ -110,7 +110,8 @@ def _judge_failure(definition: Definition, tried: Tried, failure: Failed, strate
     at_most_once = definition.delivery is Delivery.AT_MOST_ONCE
     if at_most_once and failure.sent is Sent.MAYBE_SENT:
         return _record(tried, State.UNKNOWN, failure, failed=True)
-    if tried.cancelled:
+    # at most once, CANCELLED means that nothing was sent: one that was answered has FAILED
+    if tried.cancelled and not (at_most_once and failure.sent is Sent.ANSWERED):
         return _record(tried, State.CANCELLED, failure, failed=True)
     decision = _decide(definition, tried, failure, strategies)
     match decision:

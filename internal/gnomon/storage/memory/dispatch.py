@@ -232,10 +232,10 @@ def _skips(row: JobRow, plan: Plan) -> Iterator[Birth]:
 
 def _way_out(row: Row) -> State:
     """Only S sets effect_started_at, so it is set only where a second effect is forbidden."""
-    if row.execution.cancel_requested_at is not None:
-        return State.CANCELLED
     if row.effect_started_at is not None:
         return State.UNKNOWN
+    if row.execution.cancel_requested_at is not None:
+        return State.CANCELLED
     return State.FAILED if row.execution.failures + 1 >= row.execution.max_attempts else State.PENDING
 
 

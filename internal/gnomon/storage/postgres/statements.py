@@ -463,8 +463,8 @@ with pick as materialized (
     order by id limit 1000 for no key update skip locked
 ), verdict as (
     select pick.*, case
-        when cancel_requested_at is not null then 'CANCELLED'
         when effect_started_at is not null then 'UNKNOWN'
+        when cancel_requested_at is not null then 'CANCELLED'
         when failures + 1 >= max_attempts then 'FAILED'
         else 'PENDING' end as final_state,
         case when before.times = 0 and failures + 2 < max_attempts then 0

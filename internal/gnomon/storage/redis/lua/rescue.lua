@@ -34,10 +34,10 @@ local function rescue(id, e)
     failures = failures, lease_owner = false, error_code = 'lost', error_message = left(message, 500),
     response_status = false, response_excerpt = false,
   }
-  if e.cancel_requested_at then
-    changes.state = 'CANCELLED'
-  elseif e.effect_started_at then
+  if e.effect_started_at then
     changes.state = 'UNKNOWN'
+  elseif e.cancel_requested_at then
+    changes.state = 'CANCELLED'
   elseif failures >= allowed then
     changes.state = 'FAILED'
   else
