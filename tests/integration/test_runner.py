@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import threading
 import time
@@ -28,7 +29,9 @@ from gnomon.worker.executors import Executors
 from gnomon.worker.executors.amqp import AmqpExecutor
 from gnomon.worker.executors.http import HttpExecutor
 from gnomon.worker.executors.python import NoHandlers
+from gnomon.worker.flights import Flight
 from gnomon.worker.runner import Runner
+from gnomon.worker.turns import Place
 from gnomon.worker.verdict import MAX_EXCUSED
 
 NO_GRACE = timedelta(0)
@@ -101,6 +104,21 @@ def test_failed_call_is_tried_again_with_the_same_key_until_its_attempts_are_use
     assert (done.state, done.error_code, done.response_status) == (State.FAILED, "http_status", 500)
     assert [attempt.attempt for attempt in done.attempts] == [1, 2]
     assert target.keys("/hook") == {str(ids[0]): 3}
+
+
+def test_executions_leave_nothing_to_the_garbage_collector(world: World, target: Target) -> None:
+    jobs = [job_calling(world, target.url("/hook")) for _ in range(20)]
+    ids = world.dispatched()
+    gc.collect()
+    gc.disable()
+    try:
+        with running(world) as runner:
+            runner.admit(ids)
+            for job in jobs:
+                wait_for_state(world, job, State.SUCCEEDED)
+        assert not [one for one in gc.get_objects() if isinstance(one, Claimed | Flight | Place)]
+    finally:
+        gc.enable()
 
 
 def test_target_that_hangs_ends_at_its_timeout_and_holds_up_nobody(world: World, target: Target) -> None:

@@ -39,6 +39,20 @@ def test_as_many_wait_as_are_called_and_no_more() -> None:
     assert reserved(turns, "b").at is At.CALLING
 
 
+def test_place_that_was_left_holds_on_to_nothing() -> None:
+    turns = Turns(1)
+    first, second = fill(turns, "a", 2)
+    for place in (first, second):
+        turns.park(place, READY)
+    turns.leave([first])
+    turns.leave([second])
+    free = Turns(None).reserve("a")
+    assert free is not None
+    Turns(None).park(free, READY)
+    Turns(None).leave([free])
+    assert [place.flight for place in (first, second, free)] == [None] * 3
+
+
 def test_turns_come_in_order_with_the_slot_of_the_one_before() -> None:
     turns = Turns(1)
     first, second = fill(turns, "a", 2)

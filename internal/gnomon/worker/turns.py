@@ -240,20 +240,22 @@ class Turns:
 
     def _end(self, place: Place) -> Place | None:
         was, place.at = place.at, At.GONE
+        # or the two keep each other until the garbage collector comes, which then stops everything for a tenth of a second
+        was_called, place.flight = place.flight is not None, None
         if place.host is None or was is At.GONE:
             return None
         host, following = self._hosts[place.host], None
         if was is At.WAITING:
             del host.waiting[place]
         else:
-            following = self._after(place, host)
+            following = self._after(place, host, was_called=was_called)
         if not host.calling and not host.waiting:
             del self._hosts[place.host]
         return following
 
-    def _after(self, place: Place, host: _Host) -> Place | None:
+    def _after(self, place: Place, host: _Host, *, was_called: bool) -> Place | None:
         now = self._clock()
-        if place.flight is not None:
+        if was_called:
             host.pace, host.paced_at = self._pace(host, now) + 1, now
             took = now - place.since
             host.took = took if host.took is None else host.took + (took - host.took) / self.MEMORY_CALLS
