@@ -18,7 +18,7 @@ from gnomon.job.schedule import Cron, Timing
 from gnomon.scheduler import dispatch as dispatch_module
 from gnomon.scheduler import loop as loop_module
 from gnomon.scheduler.dispatch import BATCH_STEPS, LEAST_STEPS, Dispatcher, plan_batch
-from gnomon.scheduler.loop import OVERDUE_PAUSE, SchedulerLoop
+from gnomon.scheduler.loop import OVERDUE_PAUSE, TICK, SchedulerLoop
 from gnomon.scheduler.publish import Publisher
 from gnomon.scheduler.rescue import SPARED, SPARING, Rescuer
 from gnomon.scheduler.watchdog import SendWatchdog
@@ -260,6 +260,18 @@ def test_what_stays_due_after_a_turn_does_not_make_the_scheduler_spin(
     for _ in range(3):
         loop.turn()
     assert [timeout for timeout, _ in waker.waits] == [timedelta(0), OVERDUE_PAUSE, OVERDUE_PAUSE]
+
+
+def test_what_falls_due_all_the_time_is_taken_in_batches_a_few_milliseconds_apart(
+    store: WatchedStore, broker: WatchedBroker
+) -> None:
+    waker = WatchedWaker()
+    store.ahead = Horizon(now=NOON, at=NOON)
+    store.answers = [Dispatched(jobs=3, published={}, held={}, full=False, behind=False)] * 2
+    loop = loop_over(store, broker, waker)
+    for _ in range(4):
+        loop.turn()
+    assert [timeout for timeout, _ in waker.waits] == [TICK, TICK, timedelta(0), OVERDUE_PAUSE]
 
 
 def test_full_batches_follow_at_once_until_asked_to_stop(store: WatchedStore, broker: WatchedBroker) -> None:

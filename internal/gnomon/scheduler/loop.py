@@ -16,6 +16,8 @@ RESCUED_AT_ONCE = 1_000  # at most, in one round: then there may be more
 REPUBLISH_SECONDS = 0.1
 # What stays due after a turn is locked by another scheduler, or waits for the broker: look again, but not at once.
 OVERDUE_PAUSE = timedelta(milliseconds=100)
+# Where a turn found some, the others have just fallen due: one batch for what comes in that time.
+TICK = timedelta(milliseconds=10)
 
 
 class SchedulerLoop:
@@ -48,8 +50,7 @@ class SchedulerLoop:
     def turn(self) -> None:
         """Raises Unavailable when the database does not answer; workers then get time to record before a rescue."""
         try:
-            while self._round() and not self._stopping():
-                pass  # there is more that is due
+            found_some = self._dispatch()
             ahead = self._store.horizon()
         except Contended:
             raise
@@ -57,14 +58,18 @@ class SchedulerLoop:
             self._rescuer.after_outage()
             raise
         if not self._stopping():
-            self._sleep(ahead)
+            self._sleep(ahead, found_some=found_some)
 
-    def _round(self) -> bool:
-        """However much is due, what was lost has its turn in between. Whether more is due."""
-        done = self._dispatcher.run_once()
-        self._republish(idle=not done.jobs)
-        self._rescue()
-        return done.full or done.behind
+    def _dispatch(self) -> bool:
+        """However much is due, what was lost has its turn in between. Whether any was."""
+        found_some = False
+        while True:
+            done = self._dispatcher.run_once()
+            self._republish(idle=not done.jobs)
+            self._rescue()
+            found_some = found_some or done.jobs > 0
+            if not (done.full or done.behind) or self._stopping():
+                return found_some
 
     def _republish(self, *, idle: bool) -> None:
         if idle or time.monotonic() >= self._next_republish:
@@ -77,12 +82,14 @@ class SchedulerLoop:
             if rescued.total < RESCUED_AT_ONCE:
                 self._next_rescue = time.monotonic() + RESCUE_SECONDS
 
-    def _sleep(self, ahead: Horizon) -> None:
+    def _sleep(self, ahead: Horizon, *, found_some: bool) -> None:
         until = ahead.now + self._interval
         overdue = ahead.at is not None and ahead.at <= ahead.now
-        if overdue:
+        if overdue and found_some:
+            until = ahead.now + TICK
+        elif overdue:
             until = ahead.now + OVERDUE_PAUSE if self._was_overdue else ahead.now
         elif ahead.at is not None:
             until = min(until, ahead.at)
-        self._was_overdue = overdue
+        self._was_overdue = overdue and not found_some
         self._waker.wait(until - ahead.now, before=until)
