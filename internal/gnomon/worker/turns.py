@@ -240,7 +240,7 @@ class Turns:
 
     def _end(self, place: Place) -> Place | None:
         was, place.at = place.at, At.GONE
-        # or the two keep each other until the garbage collector comes, which then stops everything for a tenth of a second
+        # or the two keep each other until the garbage collector comes, and stops everything for a tenth of a second
         was_called, place.flight = place.flight is not None, None
         if place.host is None or was is At.GONE:
             return None
