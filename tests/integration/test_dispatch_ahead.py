@@ -11,7 +11,7 @@ from support.books import unbalanced_moments
 from support.cluster import wait_until
 from support.world import HTTP_JOB, World, record
 
-from gnomon.job.errors import Conflict, Overlapping
+from gnomon.job.errors import Conflict
 from gnomon.job.ids import scheduled_id
 from gnomon.job.model import Job, JobStatus, State
 from gnomon.scheduler.dispatch import plan_batch
@@ -134,11 +134,44 @@ def test_job_that_is_left_for_its_moment_does_not_look_held(world: World) -> Non
     assert world.overview.stats(timedelta(hours=1)).held == 0
 
 
-def test_run_that_is_asked_for_finds_the_one_ahead_in_its_way(world: World) -> None:
-    job = soon(world, overlap="skip")
+@pytest.mark.parametrize(("overlap", "verdict"), [("skip", "SKIPPED"), ("queue", "WAITING")])
+def test_run_that_is_asked_for_goes_before_what_is_ahead(world: World, overlap: str, verdict: str) -> None:
+    job = soon(world, overlap=overlap)
+    moment = next_run(world, job)
     world.dispatched()
-    with pytest.raises(Overlapping):
-        world.service.run_now(str(job.id))
+    asked_for = world.service.run_now(str(job.id)).execution.id
+    assert [(one.id, one.state) for one in world.history_of(job)] == [(asked_for, State.PENDING)]
+    assert next_run(world, job) == moment
+    assert world.dispatched() == []
+    world.claim([asked_for])
+    assert world.dispatch.horizon().at == moment
+    let_pass(world, LATER)
+    assert world.dispatched() == []
+    assert sorted(world.states_of(job)) == sorted(["RUNNING", verdict])
+    assert balanced(world, job)
+
+
+def test_run_that_is_over_by_then_is_in_no_moments_way(world: World) -> None:
+    job = one_shot(world)
+    world.dispatched()
+    asked_for = world.service.run_now(str(job.id)).execution.id
+    world.executions.record([record(one) for one in world.claim([asked_for])])
+    let_pass(world, LATER)
+    assert len(world.dispatched()) == 1
+    assert sorted(world.states_of(job)) == ["PENDING", "SUCCEEDED"]
+    assert world.service.get(str(job.id)).status is JobStatus.COMPLETED
+    assert balanced(world, job)
+
+
+def test_backfill_begins_at_once_although_a_moment_is_ahead(world: World) -> None:
+    at: datetime = world.one("select now() + interval '3 seconds'")
+    hour = timedelta(hours=1)
+    job = world.create(starts_at=(at - 2 * hour).isoformat(), interval_seconds=3600, overlap="skip")
+    assert job.next_run == at
+    world.dispatched()
+    world.service.backfill(str(job.id), since=(at - 2 * hour).isoformat(), until=(at - hour).isoformat())
+    assert sorted(world.states_of(job)) == ["PENDING", "WAITING"]
+    assert next_run(world, job) == at
 
 
 def test_last_moment_is_dispatched_ahead_and_the_job_completed_when_it_has_come(world: World) -> None:

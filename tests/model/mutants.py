@@ -107,6 +107,7 @@ MUTANTS = [
     _ahead("leave what is ahead", MIXED, "edits_hold_for_what_is_to_come"),
     _ahead("take back without next_run", MIXED, "one_row_per_moment"),
     _ahead("take back what is before a cancelled one", MIXED, "one_row_per_moment"),
+    _ahead("run leaves what is ahead", SKIP, "nothing_ahead_is_in_the_way_of_a_run"),
 ]
 
 # Not for what is promised, but for time, work or a better verdict.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 ACTIVE = frozenset({"PENDING", "RUNNING", "LOST"})  # LOST: RUNNING with its lease ended
 FINAL = frozenset({"ENDED", "SKIPPED"})
+ASKED_FOR = -1  # before any other, so it is never ahead
 
 
 class Row(NamedTuple):
@@ -37,7 +38,7 @@ class World(NamedTuple):
     """`births` are a dispatch's own until it commits; `idle` is what PROMOTE_IDLE looked at, as moments.
 
     `next_run` is the first moment without a row, and `moments` the last of them: the job is COMPLETED there. `come` is
-    how many of them have come.
+    how many of them have come. What somebody asks for, once at most, has the moment ASKED_FOR; `refused`: it was.
     """
 
     moments: int
@@ -49,6 +50,8 @@ class World(NamedTuple):
     births: tuple[Row, ...] = ()
     idle: int | None = None
     deleted: bool = False
+    may_ask: bool = False
+    refused: bool = False
 
     def changed(self, *changes: Row) -> "World":
         by_moment = {row.moment: row for row in changes}

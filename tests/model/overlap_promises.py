@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 
 from model.explore import Goal, Move, Promise
-from model.overlap import FINAL, Row, World, ahead
+from model.overlap import ASKED_FOR, FINAL, Row, World, ahead
 from model.overlap_steps import STEPS
 
 
@@ -12,7 +12,8 @@ def one_row_per_moment(before: World, letter: str, move: Move[World]) -> bool:
     """Executions and skips are the schedule's moments, up to `next_run` and not beyond it."""
     if move.after.births:
         return True
-    return Counter(row.moment for row in move.after.rows) == Counter(range(move.after.next_run))
+    moments = Counter(row.moment for row in move.after.rows if row.moment != ASKED_FOR)
+    return moments == Counter(range(move.after.next_run))
 
 
 def never_two_active(before: World, letter: str, move: Move[World]) -> bool:
@@ -56,6 +57,13 @@ def edits_hold_for_what_is_to_come(before: World, letter: str, move: Move[World]
     return letter != "EDIT" or not (to_come := ahead(move.after)) or to_come[-1].state != "PENDING"
 
 
+def nothing_ahead_is_in_the_way_of_a_run(before: World, letter: str, move: Move[World]) -> bool:
+    """But for what is due, or has begun."""
+    if letter != "RUN" or not move.after.refused:
+        return True
+    return any(row.alone and row.moment < before.come for row in before.rows)
+
+
 def _both(before: World, move: Move[World]) -> Iterator[tuple[Row, Row]]:
     """Each row before and after, but for those that were taken back."""
     after = {row.moment: row for row in move.after.rows}
@@ -74,7 +82,7 @@ def none_waits(world: World) -> bool:
 class OverlapModel:
     """One job with so many moments, and an edit of its policy at any time if `edit_to` names another.
 
-    All its moments have come; or none of them has, if it is dispatched `ahead`.
+    All its moments have come; or none of them has, if it is dispatched `ahead`. Then somebody may ask for an execution.
     """
 
     steps = STEPS
@@ -90,6 +98,7 @@ class OverlapModel:
             nothing_begins_before_its_moment,
             overlap_is_judged_at_the_moment,
             edits_hold_for_what_is_to_come,
+            nothing_ahead_is_in_the_way_of_a_run,
         )
     }
     goals: Mapping[str, Goal[World]] = {"no_lost_execution": all_end, "nothing_waits_for_ever": none_waits}
@@ -104,7 +113,7 @@ class OverlapModel:
         without: frozenset[str] = frozenset(),
     ) -> None:
         self.broken = without
-        self._start = World(moments, overlap, edit_to, come=0 if ahead else moments)
+        self._start = World(moments, overlap, edit_to, come=0 if ahead else moments, may_ask=ahead)
 
     def start(self) -> World:
         return self._start

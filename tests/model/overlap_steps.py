@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from model.explore import Move, Steps
-from model.overlap import Row, World, in_state, promoted, refused, taken_back
+from model.overlap import ASKED_FOR, Row, World, in_state, promoted, refused, taken_back
 
 STEPS: Steps[World] = Steps()
 Moves = Iterator[Move[World]]
@@ -199,3 +199,17 @@ def edit(world: World, broken: Broken) -> Moves:
     if world.edit_to and not world.births and not world.deleted:
         edited = taken_back(world, broken)._replace(overlap=world.edit_to, edit_to="")
         yield Move(edited, f"make it {world.edit_to!r}", fault=True)
+
+
+@STEPS.step("RUN", "INSERT_EXECUTIONS", "TAKE_BACK", "LEAVE_FOR_MOMENT")
+def run(world: World, broken: Broken) -> Moves:
+    """Somebody asks for an execution now. What is ahead of its moment makes way."""
+    if not world.may_ask or world.births or world.deleted:
+        return
+    before = world._replace(may_ask=False)
+    birth = Row(ASKED_FOR, world.overlap, "PENDING")
+    for after in (before, before if "run leaves what is ahead" in broken else taken_back(before, broken)):
+        if not refused((*after.rows, birth), broken):
+            yield Move(after.born([birth]), fault=True)
+            return
+    yield Move(before._replace(refused=True), "run: refused", fault=True)

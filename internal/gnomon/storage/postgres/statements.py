@@ -154,6 +154,9 @@ select min(gone.scheduled_at) as next_run,
 from gone
 """)
 
+# What was taken back for an execution that somebody asked for is looked at again when its moment has come.
+LEAVE_FOR_MOMENT: TextClause = text("update jobs set next_run = :next_run, held_until = :next_run where id = :id")
+
 
 def _republish(whose: str) -> TextClause:
     """R1. A slot is pushed further each time it is taken, with up to a tenth of jitter so that herds disperse."""
