@@ -37,6 +37,9 @@ _READY_SECONDS = 300.0  # on a machine that is busy with something else; it take
 # are written, autovacuum runs: as Postgres comes.
 POSTGRES = {"max_connections": "300", "shared_buffers": "1GB", "max_wal_size": "4GB"}
 
+# For a scheduler that creates executions at their moment, and not before.
+NO_LOOK_AHEAD = {"SCHEDULER_SCHEDULER_AHEAD": "0s"}
+
 
 class Bed:
     """`with Bed() as bed:` A server is started when it is first asked for, and stopped at the end."""

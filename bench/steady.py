@@ -14,14 +14,14 @@ from support.cluster import wait_until
 from support.world import World
 
 from bench import seed
-from bench.bed import Bed
+from bench.bed import NO_LOOK_AHEAD, Bed
 from bench.case import Case, Figures, Goal, Scale, Section, figure_of
 from bench.lateness import latenesses, percentile
 
 RATES = (10, 100, 1_000)
 SHORT_RATES = (10,)
 BROKERS = ("redis", "rabbitmq")
-VARIANTS: Mapping[str, Mapping[str, str]] = {"gnomon": {}, "gnomon-ahead": {"SCHEDULER_SCHEDULER_AHEAD": "500ms"}}
+VARIANTS: Mapping[str, Mapping[str, str]] = {"gnomon": {}, "gnomon-0s": NO_LOOK_AHEAD}
 PERIOD = 10  # seconds between two runs of a job
 CRON_SHARE = 10  # one job in so many
 WARM_UP = 10.0  # seconds: each job has run once then

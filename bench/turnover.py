@@ -15,6 +15,7 @@ from gnomon.job.model import Job, State
 from gnomon.job.ports import Claimed, ExecutionQuery, JobQuery, Record, Token
 from gnomon.scheduler.dispatch import plan_batch
 from gnomon.scheduler.publish import Publisher
+from gnomon.settings import Scheduler
 
 Part = TypeVar("Part")
 
@@ -46,6 +47,7 @@ class Turnover:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._store = world.scheduler(ahead=Scheduler().ahead)
         self._seconds: defaultdict[str, list[float]] = defaultdict(list)
 
     def figures(self) -> Mapping[str, float]:
@@ -60,7 +62,7 @@ class Turnover:
     def dispatch(self) -> list[UUID]:
         """D, of a batch; none where nothing is due any more."""
         begun = time.perf_counter()
-        dispatched = self._world.dispatch.dispatch(plan_batch, limit=BATCH)
+        dispatched = self._store.dispatch(plan_batch, limit=BATCH)
         taken = time.perf_counter() - begun
         if not dispatched.jobs:
             self._seconds["idle_scan_ms"].append(1e3 * taken)
@@ -72,7 +74,7 @@ class Turnover:
         """R1."""
         self._world.sql(SLOTS_OVER, ids=_array(ids))
         with self._per_execution("republish_us") as count:
-            taken = self._world.dispatch.republish(limit=Publisher.REPUBLISH_LIMIT)
+            taken = self._store.republish(limit=Publisher.REPUBLISH_LIMIT)
             count(sum(map(len, taken.values())))
 
     def claim(self, ids: Sequence[UUID]) -> list[Claimed]:
@@ -89,7 +91,7 @@ class Turnover:
         """R2."""
         self._world.sql(LEASES_OVER, ids=_array([one.id for one in claimed]))
         with self._per_execution("rescue_us") as count:
-            count(self._world.dispatch.rescue(grace=timedelta(seconds=2), spare=None).requeued)
+            count(self._store.rescue(grace=timedelta(seconds=2), spare=None).requeued)
 
     def record(self, claimed: Sequence[Claimed]) -> None:
         """W, group by group."""
@@ -108,7 +110,7 @@ class Turnover:
         with self._whole("history_ms"):
             self._world.history.list(page.items[0].id, ExecutionQuery(limit=PAGE))
         with self._whole("horizon_ms"):
-            self._world.dispatch.horizon()
+            self._store.horizon()
         assert not self.dispatch(), "jobs fell due by themselves"
 
     @contextmanager

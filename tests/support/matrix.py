@@ -50,6 +50,8 @@ AHEAD = (
     "pause",
     "resume",
     "delete",
+    "run",
+    "backfill",
 )
 REDIS_DATABASES = range(1, 16)
 FAILURES = Path("build/matrix")

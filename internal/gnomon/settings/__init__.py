@@ -225,9 +225,9 @@ class Scheduler(Section):
         description="longest sleep between two looks for due jobs; a nearer moment wakes it earlier",
     )
     ahead: LookAhead = Field(
-        default=timedelta(0),
+        default=timedelta(seconds=2),
         description="how long before its moment an execution is created and sent to a worker, which holds it until "
-        "then; only once all processes have a version that knows this",
+        "then",
     )
     max_concurrent_jobs: Count = Field(default=1000, description="jobs dispatched in one transaction at most")
     max_job_lock_time: Lease = Field(
