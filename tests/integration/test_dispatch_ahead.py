@@ -14,6 +14,8 @@ from support.world import HTTP_JOB, World, record
 from gnomon.job.errors import Conflict
 from gnomon.job.ids import scheduled_id
 from gnomon.job.model import Job, JobStatus, State
+from gnomon.job.ports import RepeatQuery
+from gnomon.job.repeats import How
 from gnomon.scheduler.dispatch import plan_batch
 
 AHEAD = timedelta(seconds=5)
@@ -172,6 +174,19 @@ def test_backfill_begins_at_once_although_a_moment_is_ahead(world: World) -> Non
     world.service.backfill(str(job.id), since=(at - 2 * hour).isoformat(), until=(at - hour).isoformat())
     assert sorted(world.states_of(job)) == ["PENDING", "WAITING"]
     assert next_run(world, job) == at
+
+
+def test_retry_of_many_goes_before_what_is_ahead(world: World) -> None:
+    job = world.due(interval_seconds=3600, overlap="skip", retry={"max_attempts": 1})
+    (claimed,) = world.claim(world.dispatched())
+    world.executions.record([record(claimed, State.FAILED)])
+    world.make_due(job, ago=SOON)
+    moment = next_run(world, job)
+    assert len(world.dispatched()) == 1
+    repeated = world.repeats.repeat(RepeatQuery(states=[State.FAILED], job_id=job.id), How())
+    assert (len(repeated.created), repeated.refused) == (1, [])
+    assert sorted(world.states_of(job)) == ["FAILED", "PENDING"]
+    assert next_run(world, job) == moment
 
 
 def test_last_moment_is_dispatched_ahead_and_the_job_completed_when_it_has_come(world: World) -> None:

@@ -46,7 +46,7 @@ from gnomon.storage.postgres.rows import (
     read_stored_definition,
 )
 from gnomon.storage.postgres.sessions import CLOCK, database_clock, principal_of
-from gnomon.storage.postgres.statements import LEAVE_FOR_MOMENT, TAKE_BACK, WAKE_CHANNEL
+from gnomon.storage.postgres.statements import TAKE_BACK, WAKE_CHANNEL
 from gnomon.storage.postgres.tables import executions, job_revisions, jobs
 from gnomon.storage.refusals import name_taken, no_job, no_job_named
 
@@ -252,18 +252,6 @@ def reopened_job(connection: Connection, job_id: UUID) -> tuple[Job, datetime]:
     if job.status is JobStatus.RUNNING and job.next_run is None:  # its last moment has come, or was cancelled
         job = replace(job, status=JobStatus.COMPLETED)
     return job, now
-
-
-def made_way(connection: Connection, job_id: UUID, now: datetime) -> bool:
-    """Takes back what was dispatched of a locked job ahead of its moment, for something that is wanted now.
-
-    Whether there was any. It is left for its moment, when overlap is judged as if it had never been looked at before.
-    """
-    taken = connection.execute(TAKE_BACK, {"id": job_id, "first": id_bounds(now)[0]}).one()
-    if taken.next_run is None:
-        return False
-    connection.execute(LEAVE_FOR_MOMENT, {"id": job_id, "next_run": taken.next_run})
-    return True
 
 
 def write_change(connection: Connection, job: Job, change: JobChange, now: datetime) -> Job:

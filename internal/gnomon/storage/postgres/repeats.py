@@ -12,7 +12,7 @@ from gnomon.job.errors import CountDiffers
 from gnomon.job.ids import id_bounds, manual_id, moment_of, repeat_id
 from gnomon.job.model import Execution, Overlap, State, Trigger
 from gnomon.job.ports import ExecutionQuery, Once, Refusal, Repeatable, Repeated, RepeatQuery
-from gnomon.storage.postgres.births import Birth, insert_executions
+from gnomon.storage.postgres.births import Birth, insert_executions, insert_wanted
 from gnomon.storage.postgres.engine import autocommit, translated
 from gnomon.storage.postgres.history import filtered, read_executions
 from gnomon.storage.postgres.keys import known_resource, remember
@@ -154,7 +154,7 @@ def _create(
     """Of a job that does not overlap the oldest comes first; no other has a chance beside it."""
     oldest = {birth["job_id"]: birth["id"] for birth in reversed(births)}
     first = [birth for birth in births if birth["overlap"] == Overlap.ALLOW or birth["id"] == oldest[birth["job_id"]]]
-    created = insert_executions(connection, first, State.PENDING, trigger=Trigger.RETRY_OF, slot=None)
+    created = insert_wanted(connection, first, trigger=Trigger.RETRY_OF, now=database_clock(connection))
     if created:
         announce(connection, min(birth["available_at"] for birth in first))
     rest = [birth for birth in births if birth["id"] not in created]

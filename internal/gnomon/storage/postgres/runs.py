@@ -10,11 +10,11 @@ from gnomon.job.ids import backfill_id, id_bounds, manual_id
 from gnomon.job.model import Execution, Job, State, Trigger
 from gnomon.job.ports import Once, Requested
 from gnomon.storage.postgres import statements
-from gnomon.storage.postgres.births import Birth, insert_executions
+from gnomon.storage.postgres.births import Birth, insert_executions, insert_wanted
 from gnomon.storage.postgres.engine import translated
 from gnomon.storage.postgres.forgotten import forgotten_moments
 from gnomon.storage.postgres.history import read_execution
-from gnomon.storage.postgres.jobs import locked_job, made_way
+from gnomon.storage.postgres.jobs import locked_job
 from gnomon.storage.postgres.keys import known_resource, remember
 from gnomon.storage.postgres.quotas import check_backlog, check_waiting
 from gnomon.storage.postgres.sessions import announce, database_clock
@@ -70,7 +70,7 @@ class PostgresRunStore:
                     }
                     for number, moment in enumerate(moments)
                 ]
-                created = _due(connection, births, trigger=Trigger.BACKFILL, now=now)
+                created = insert_wanted(connection, births, trigger=Trigger.BACKFILL, now=now)
                 refused = [birth for birth in births if birth["id"] not in created]
                 insert_executions(connection, refused, State.WAITING, trigger=Trigger.BACKFILL, slot=None)
                 check_backlog(connection, job_id)
@@ -112,7 +112,7 @@ def _create(
     if repeats is not None:
         trigger = Trigger.RETRY_OF
         birth |= {"repeats": repeats.id, **(_as_it_was(connection, repeats) if same_revision else {})}
-    if _due(connection, [birth], trigger=trigger, now=now):
+    if insert_wanted(connection, [birth], trigger=trigger, now=now):
         announce(connection, now)
     elif may_wait:
         insert_executions(connection, [{**birth, "serial": True}], State.WAITING, trigger=trigger, slot=None)
@@ -120,17 +120,6 @@ def _create(
     else:
         raise overlapping(job.id, _active(connection, job.id))
     return execution_id
-
-
-def _due(connection: Connection, births: Sequence[Birth], *, trigger: Trigger, now: datetime) -> set[UUID]:
-    """Creates those of one job that nothing is in the way of, and returns their ids.
-
-    What was dispatched ahead of its moment is in nobody's way: it is taken back.
-    """
-    created = insert_executions(connection, births, State.PENDING, trigger=trigger, slot=None)
-    if not created and made_way(connection, births[0]["job_id"], now):
-        created = insert_executions(connection, births, State.PENDING, trigger=trigger, slot=None)
-    return created
 
 
 def _as_it_was(connection: Connection, execution: Execution) -> Birth:
