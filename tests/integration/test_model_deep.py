@@ -37,6 +37,13 @@ def test_protocol_holds_for_three_moments_that_are_dispatched_ahead(overlap: str
     assert not found.broken, str(found)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("overlap", ["skip", "queue"])
+def test_protocol_holds_where_somebody_asks_for_an_execution_beside_what_is_ahead(overlap: str) -> None:
+    found = explore(OverlapModel(overlap, ahead=True, asks=True))
+    assert not found.broken, str(found)
+
+
 @pytest.mark.parametrize("policy", [AT_LEAST_ONCE, AT_MOST_ONCE])
 def test_states_that_are_taken_for_the_same_go_on_alike(policy: str) -> None:
     model = ExecutionModel(policy)

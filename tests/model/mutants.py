@@ -26,6 +26,7 @@ class Change:
     moments: int = 3
     deep: bool = False
     ahead: bool = False
+    asks: bool = False
 
     def model(self) -> ExecutionModel | OverlapModel:
         if self.world in (ONE_OR_MORE, ONE_AT_MOST):
@@ -35,6 +36,7 @@ class Change:
             edit_to="".join(self.world[1:]),
             moments=self.moments,
             ahead=self.ahead,
+            asks=self.asks,
             without=self.without,
         )
 
@@ -47,8 +49,8 @@ def _change(without: str, world: tuple[str, ...], breaks: str = "", *, moments: 
     return Change(frozenset(without.split(" + ")), world, breaks, moments, deep)
 
 
-def _ahead(without: str, world: tuple[str, ...], breaks: str) -> Change:
-    return Change(frozenset([without]), world, breaks, ahead=True)
+def _ahead(without: str, world: tuple[str, ...], breaks: str, *, asks: bool = False) -> Change:
+    return Change(frozenset([without]), world, breaks, ahead=True, asks=asks)
 
 
 MUTANTS = [
@@ -107,7 +109,7 @@ MUTANTS = [
     _ahead("leave what is ahead", MIXED, "edits_hold_for_what_is_to_come"),
     _ahead("take back without next_run", MIXED, "one_row_per_moment"),
     _ahead("take back what is before a cancelled one", MIXED, "one_row_per_moment"),
-    _ahead("run leaves what is ahead", SKIP, "nothing_ahead_is_in_the_way_of_a_run"),
+    _ahead("run leaves what is ahead", SKIP, "nothing_ahead_is_in_the_way_of_a_run", asks=True),
 ]
 
 # Not for what is promised, but for time, work or a better verdict.

@@ -82,7 +82,7 @@ def none_waits(world: World) -> bool:
 class OverlapModel:
     """One job with so many moments, and an edit of its policy at any time if `edit_to` names another.
 
-    All its moments have come; or none of them has, if it is dispatched `ahead`. Then somebody may ask for an execution.
+    All its moments have come; or none of them has, if it is dispatched `ahead`. `asks`: somebody may ask for one now.
     """
 
     steps = STEPS
@@ -110,10 +110,11 @@ class OverlapModel:
         moments: int = 3,
         edit_to: str = "",
         ahead: bool = False,
+        asks: bool = False,
         without: frozenset[str] = frozenset(),
     ) -> None:
         self.broken = without
-        self._start = World(moments, overlap, edit_to, come=0 if ahead else moments, may_ask=ahead)
+        self._start = World(moments, overlap, edit_to, come=0 if ahead else moments, may_ask=asks)
 
     def start(self) -> World:
         return self._start

@@ -45,7 +45,8 @@ def test_protocol_holds_for_executions_in_each_others_way(overlap: str) -> None:
 
 @pytest.mark.parametrize("overlap", ["skip", "allow", "queue"])
 def test_protocol_holds_for_what_is_dispatched_ahead(overlap: str) -> None:
-    found = explore(OverlapModel(overlap, moments=2, edit_to="skip" if overlap == "queue" else "queue", ahead=True))
+    edit_to = "skip" if overlap == "queue" else "queue"
+    found = explore(OverlapModel(overlap, moments=2, edit_to=edit_to, ahead=True, asks=overlap != "allow"))
     assert not found.broken, str(found)
     assert found.states > 500
 
