@@ -172,7 +172,7 @@ def test_definitions_and_schedules_that_can_not_be_read_cost_no_other_job_anythi
                 == len(UNREADABLE)
             ),
         )
-    held = world.sql("select id, hold_reason, held_until - now() as rest from jobs where held_until is not null")
+    held = world.sql("select id, hold_reason, held_until - now() as rest from jobs where hold_reason is not null")
     assert {row.id for row in held} == {job.id for job in impossible}
     assert all("schedule can't be" in row.hold_reason for row in held), held
     assert all(timedelta(minutes=58) < row.rest <= timedelta(hours=1) for row in held)

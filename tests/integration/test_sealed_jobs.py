@@ -271,7 +271,7 @@ class Installation:
             return False
 
     def create(self, url: str, **http: Any) -> Mapping[str, Any]:
-        body = {"type": "HTTP", "interval_seconds": 1, "http_job": {"url": url, **http}}
+        body = {"type": "HTTP", "interval_seconds": 1, "overlap": "allow", "http_job": {"url": url, **http}}
         response = requests.post(f"{self.url}/v1/jobs", json=body, timeout=20)
         assert response.status_code == 201, response.text
         job: Mapping[str, Any] = response.json()
