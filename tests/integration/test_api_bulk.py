@@ -153,5 +153,6 @@ def test_job_that_is_edited_meanwhile_is_left_alone(client: FlaskClient, world: 
 )
 def test_wrong_request_is_refused(client: FlaskClient, body: dict[str, Any], pointer: str) -> None:
     created(client, name="a")
-    assert only_error(client.post("/jobs/bulk", json=body))["pointer"] == pointer
+    for asked in (body, {"dry_run": True, **body}):
+        assert only_error(client.post("/jobs/bulk", json=asked))["pointer"] == pointer
     assert statuses(client) == {"a": "RUNNING"}

@@ -345,6 +345,7 @@ class TestOverHttp:
             ({"job_id": "first"}, "/job_id"),
             ({"scheduled_after": "yesterday"}, "/scheduled_after"),
             ({"expected_count": "3"}, "/expected_count"),
+            ({"expected_count": -1}, "/expected_count"),
             ({"limit": 1001}, "/limit"),
             ({"limit": None}, "/limit"),
             ({"revision": "next"}, "/revision"),
@@ -353,7 +354,8 @@ class TestOverHttp:
         ],
     )
     def test_what_makes_no_sense_is_refused(self, client: FlaskClient, body: dict[str, Any], pointer: str) -> None:
-        assert only_error(client.post("/v1/executions/retry", json=body))["pointer"] == pointer
+        for asked in (body, {"dry_run": True, **body}):
+            assert only_error(client.post("/v1/executions/retry", json=asked))["pointer"] == pointer
 
     def test_printed_commands_do_what_the_page_says(self, client: FlaskClient, failed: list[Execution]) -> None:
         blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)

@@ -96,14 +96,14 @@ def retry_executions(document: Mapping[str, Any]) -> tuple[Answer, int, Headers]
     that was tried again before is left out, unless `again`. What can't be tried again is in `refused`.
     """
     query, key = _repeat_query(document), idempotency_key()
-    if document["dry_run"]:
-        return repeatable_answer(context().repeats.matching(query)), 200, {}
     how = How(
         same_revision=document["revision"] == "same",
         may_wait=document["queue"],
         expected=document.get("expected_count"),
         limit=document["limit"],
     )
+    if document["dry_run"]:
+        return repeatable_answer(context().repeats.matching(query)), 200, {}
     done = context().repeats.repeat(query, how, key=key)
     return repeated_answer(done), 202, {REPLAYED: "true"} if done.replayed else {}
 

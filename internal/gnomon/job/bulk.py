@@ -58,7 +58,8 @@ class Bulk:
         self._overview = overview
 
     def matching(self, query: JobQuery) -> Chosen:
-        """What `act` would be done to."""
+        """What `act` would be done to. Raises InvalidJob, as that would."""
+        _check(query)
         newest = self._service.list(replace(query, limit=SAMPLE)).items
         return Chosen(count=self._overview.count_jobs(query), newest=newest)
 
@@ -67,8 +68,7 @@ class Bulk:
 
         Raises InvalidJob, and CountDiffers where another number than `expected` matches.
         """
-        if not 1 <= query.limit <= BULK_LIMIT:
-            raise InvalidJob.at("/limit", f"must lie between 1 and {BULK_LIMIT}")
+        _check(query)
         matched = self._overview.count_jobs(query)
         if expected not in (None, matched):
             raise CountDiffers(f"{matched} match, not {expected}: look at them with dry_run, or expect {matched}")
@@ -80,6 +80,11 @@ class Bulk:
             refused=[result for result in results if isinstance(result, Refused)],
             cursor=page.cursor,
         )
+
+
+def _check(query: JobQuery) -> None:
+    if not 1 <= query.limit <= BULK_LIMIT:
+        raise InvalidJob.at("/limit", f"must lie between 1 and {BULK_LIMIT}")
 
 
 def _done(act: Act, job: Job) -> Done | Refused:

@@ -16,12 +16,21 @@ REPEAT_PACE = timedelta(milliseconds=100)
 
 @dataclass(frozen=True, kw_only=True)
 class How:
-    """As what, and how carefully. `expected`: how many have to match; `limit`: at most this many are tried."""
+    """As what, and how carefully. `expected`: how many have to match; `limit`: at most this many are tried.
+
+    Raises InvalidJob for numbers that none can be.
+    """
 
     same_revision: bool = False
     may_wait: bool = False
     expected: int | None = None
     limit: int = REPEAT_LIMIT
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= REPEAT_LIMIT:
+            raise InvalidJob.at("/limit", f"must lie between 1 and {REPEAT_LIMIT}")
+        if self.expected is not None and self.expected < 0:
+            raise InvalidJob.at("/expected_count", "must be 0 or more")
 
 
 class Repeats:
@@ -41,8 +50,6 @@ class Repeats:
         The same `key` (an Idempotency-Key) again gives the same executions. Raises InvalidJob, CountDiffers, KeyReused.
         """
         _check(query)
-        if not 1 <= how.limit <= REPEAT_LIMIT:
-            raise InvalidJob.at("/limit", f"must lie between 1 and {REPEAT_LIMIT}")
         return self._store.repeat(
             query,
             limit=how.limit,

@@ -2,8 +2,9 @@
 
 from marshmallow import fields, validate
 
-from gnomon.api.schemas.fields import Answer, Array, Input, Instant, Text, Whole, choice, flag, optional
+from gnomon.api.schemas.fields import Answer, Array, Input, Instant, Text, Whole, choice, flag, optional, within
 from gnomon.api.schemas.jobs import Job
+from gnomon.job.bulk import BULK_LIMIT
 from gnomon.job.model import JobStatus
 
 ACTIONS = ("pause", "resume", "run", "delete")
@@ -33,7 +34,9 @@ class BulkRequest(Input):
     )
     all = flag("all jobs, where there is no filter")
     expected_count = optional(Whole, "409 with the real number when another number of jobs matches")
-    limit = Whole(load_default=1_000, metadata={"description": "at most so many, the newest first; at most 1,000"})
+    limit = Whole(
+        load_default=1_000, metadata={"description": "at most so many, the newest first", **within(1, BULK_LIMIT)}
+    )
     cursor = optional(Text, "from the answer before: goes on after its jobs")
     dry_run = flag("only tell what would be done")
     reason = optional(
