@@ -45,7 +45,7 @@ SCALED: Mapping[str, object] = {
     "gnomon.worker.recorder:Recorder.RENEW_CHECK_SECONDS": 0.1,
     "gnomon.worker.recorder:Recorder.CANCEL_CHECK_SECONDS": 0.2,
     "gnomon.worker.recorder:Recorder.RETRY_SECONDS": (0.1, 0.2),
-    "gnomon.worker.runner:Runner.RETRY_SECONDS": (0.1, 0.2, 0.5),
+    "gnomon.worker.boarding:Boarding.RETRY_SECONDS": (0.1, 0.2, 0.5),
     "gnomon.worker.runner:Runner.TRUST_CHECK_SECONDS": 0.1,
     "gnomon.storage.postgres.engine:SERVER_SETTINGS.idle_in_transaction_session_timeout": "1500ms",
 }

@@ -1,36 +1,33 @@
-"""Turns a message into outcomes: claim, start, execute. Knows neither Celery nor Postgres."""
+"""Turns a message into outcomes: lets what Boarding has claimed fly. Knows neither Celery nor Postgres."""
 
 import asyncio
 import logging
-import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from gnomon.job.errors import Unavailable
-from gnomon.job.model import Definition, Delivery
+from gnomon.job.model import Delivery
 from gnomon.job.outcome import Failed, Outcome, Sent, Succeeded
-from gnomon.job.ports import Claimed, ExecutionStore, Record, Token
+from gnomon.job.ports import Claimed, ExecutionStore, Record
 from gnomon.job.sealing import Open, no_open
 from gnomon.job.target import Target
+from gnomon.worker.boarding import Boarding
 from gnomon.worker.defects import log_defect
-from gnomon.worker.definitions import Closed, Key, RecentDefinitions
 from gnomon.worker.errands import Errands
 from gnomon.worker.executors import BrokenOff, Call, Executor
-from gnomon.worker.flights import Abort, Flight, Flights, monotonic, trusted_until
+from gnomon.worker.flights import Abort, Flight, Flights, monotonic
 from gnomon.worker.recorder import Recorder
 from gnomon.worker.slots import Slots
-from gnomon.worker.turns import At, Later, Place, Turns, host_of
-from gnomon.worker.verdict import NO_STRATEGIES, Interrupted, Strategies, Tried, closed, judge, not_begun, unreadable
+from gnomon.worker.turns import At, Place, Turns
+from gnomon.worker.verdict import NO_STRATEGIES, Interrupted, Strategies, Tried, judge
 from gnomon.worker.waiting_room import WaitingRoom
 
 log = logging.getLogger(__name__)
-Answer = TypeVar("Answer")
 
 CONSEQUENCES = {
     Abort.LEASE_LOST: "its lease ended; a scheduler gives it to another worker",
@@ -49,12 +46,8 @@ class Runner:
     these as many executions as `per_host` wait here, claimed and without a slot; the rest is put off before the claim.
     """
 
-    RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
     TRUST_CHECK_SECONDS = 0.25
     FAREWELL_SECONDS = 2.0  # of the grace, for breaking off what is late and recording it
-    DEFECT_PAUSE = timedelta(seconds=15)
-    LACKING_PAUSE = timedelta(seconds=2)
-    LONGEST_PAUSE = timedelta(seconds=60)
     LONGEST_WAIT_SECONDS = 60.0  # for its turn; then another worker may be free for it
 
     def __init__(
@@ -77,22 +70,29 @@ class Runner:
 
         `clock` asks the store for the time; with it, up to `hold` ids whose moment is still to come wait here for it.
         """
-        self._store = store
         self._strategies = strategies
-        self._knows = knows
         self._make_executors = executors
         self._loop = new_loop()
-        self._lease = lease
         self._slots = Slots(concurrency)
         self._turns = Turns(per_host, most=most_per_host)
-        self._boarding = threading.Lock()
-        self._waiting_room = WaitingRoom(self._admit, prepare=self._prepare, ask=clock, places=hold)
+        self._taking_room = threading.Lock()
         self._errands = Errands()
         self._flights = Flights()
-        self._definitions = RecentDefinitions(store, unseal)
         self._recorder = Recorder(store, self._flights, lease=lease, abort=self._abort)
         self._stopping = threading.Event()
         self._grounded = threading.Event()
+        self._boarding = Boarding(
+            store=store,
+            unseal=unseal,
+            knows=knows,
+            strategies=strategies,
+            turns=self._turns,
+            recorder=self._recorder,
+            lease=lease,
+            grounded=self._grounded,
+            missed=lambda ids: self._waiting_room.look_again(ids),
+        )
+        self._waiting_room = WaitingRoom(self._admit, prepare=self._boarding.prepare, ask=clock, places=hold)
         self._landed: list[tuple[Flight, Record | None]] = []
         self._executors: Executor[Target]
         self._thread = threading.Thread(target=self._loop.run_forever, name="effects", daemon=True)
@@ -118,24 +118,17 @@ class Runner:
         while left:
             count, foreseen = self._room_for(len(left))
             if count == 0:
-                self._give_up(left)
+                self._boarding.give_up(left)
                 return
             part, left = left[:count], left[count:]
             self._admit_part(part, foreseen=foreseen)
-
-    def _prepare(self, ids: Sequence[UUID]) -> None:
-        """Reads the definitions that are needed when the moment has come. What fails here is tried again then."""
-        try:
-            self._definitions.of(set(self._store.pending(ids).values()))
-        except Exception as error:
-            log.debug("definitions are not read ahead: %s", error)
 
     def _room_for(self, wanted: int) -> tuple[int, bool]:
         """How many slots it took, none once closed, and whether they can be called whatever their hosts.
 
         One message after the other: those that wait for a host would keep slots that nobody uses meanwhile.
         """
-        with self._boarding:
+        with self._taking_room:
             count = self._slots.take(wanted)
             foreseen = self._turns.foresee(count) if count else 0
         if 0 < foreseen < count:
@@ -155,7 +148,7 @@ class Runner:
         self._slots.close()
         self._turns.close()
         if held := self._waiting_room.close():
-            self._give_up(held)
+            self._boarding.give_up(held)
         self._send_back_waiting()
         farewell = min(self.FAREWELL_SECONDS, grace.total_seconds() / 4)
         idle = self._slots.wait_until_idle(grace.total_seconds() - farewell)
@@ -212,7 +205,7 @@ class Runner:
         places: dict[UUID, Place] = {}
         flights: list[Flight] = []
         try:
-            flights = self._claim(ids if foreseen else self._placed(ids, places), places)
+            flights = self._boarding.board(ids if foreseen else self._boarding.seat(ids, places), places)
             if flights:
                 self._flights.add(flights)
                 self._loop.call_soon_threadsafe(self._take_off, flights)
@@ -222,149 +215,6 @@ class Runner:
             self._slots.give(len(ids) - sum(place.began_calling for place in places.values()))
             unused = places.keys() - {flight.claimed.id for flight in flights}
             self._leave([places[execution_id] for execution_id in unused])
-
-    def _placed(self, ids: Sequence[UUID], places: dict[UUID, Place]) -> Sequence[UUID]:
-        """Which of `ids` to claim, as a host might get too many: those that have places. The others are put off."""
-        pending = self._insist(lambda: self._store.pending(ids))
-        definitions = self._definitions_of(set(pending.values())) if pending else {}
-        crowded: dict[str, list[UUID]] = defaultdict(list)
-        for execution_id, key in pending.items():
-            definition = definitions.get(key)
-            host = host_of(definition.target) if isinstance(definition, Definition) else None
-            place = self._turns.reserve(host)
-            if place is not None:
-                places[execution_id] = place
-            elif host is not None:
-                crowded[host].append(execution_id)
-        for host, late in crowded.items():
-            self._put_off(late, self._turns.put_off(host, len(late)))
-        return list(places)
-
-    def _put_off(self, ids: Sequence[UUID], later: Later) -> None:
-        try:
-            self._store.return_slots(ids, delay=later.delay, spread=later.spread)
-        except Unavailable as error:
-            log.warning("%s executions could not be put off (%s); they are published again soon", len(ids), error)
-
-    def _claim(self, ids: Sequence[UUID], places: dict[UUID, Place]) -> list[Flight]:
-        if not ids:
-            return []
-        delivery, sent_at = uuid4(), monotonic()
-        claimed = self._insist(lambda: self._store.claim(ids, delivery=delivery, lease=self._lease))
-        if len(claimed) < len(ids):
-            self._waiting_room.look_again(set(ids).difference(one.id for one in claimed))
-        if not claimed:
-            return []
-        try:
-            flights = self._trusted(self._known(self._readable(claimed, delivery, sent_at), delivery))
-            flights = self._seated(flights, places, delivery)
-            return self._trusted(self._started(flights, delivery))
-        except Unavailable:
-            self._give_back(claimed, delivery)
-        except Exception:
-            log.exception("%s executions could not be prepared; they are tried again in a while", len(claimed))
-            self._give_back(claimed, delivery, delay=self.DEFECT_PAUSE)
-        return []
-
-    def _readable(self, claimed: Sequence[Claimed], delivery: UUID, sent_at: float) -> list[Flight]:
-        definitions = self._definitions_of({(one.job_id, one.revision) for one in claimed})
-        flights = []
-        for one in claimed:
-            definition = definitions.get((one.job_id, one.revision))
-            if isinstance(definition, Definition):
-                flights.append(self._flight(one, definition, delivery, sent_at))
-                continue
-            tried = _tried(one, delivery, timedelta(0))
-            if definition is None:
-                self._recorder.add(unreadable(tried))
-            else:
-                self._recorder.add(judge(definition.definition, tried, closed(definition.error), self._strategies))
-        return flights
-
-    def _definitions_of(self, keys: Collection[Key]) -> Mapping[Key, Definition | Closed]:
-        """One that not even the driver can read is left out, and must not cost the others theirs."""
-        try:
-            return self._insist(lambda: self._definitions.of(keys))
-        except Unavailable:
-            raise
-        except Exception:
-            if len(keys) > 1:
-                return {key: read for one in keys for key, read in self._definitions_of([one]).items()}
-            log.exception("job %s: revision %s can't be read", *next(iter(keys)))
-            return {}
-
-    def _flight(self, claimed: Claimed, definition: Definition, delivery: UUID, sent_at: float) -> Flight:
-        return Flight(
-            claimed=claimed,
-            definition=definition,
-            owner=delivery,
-            trusted_until=trusted_until(sent_at, self._lease),
-            renewed_at=sent_at,
-            started=definition.delivery is not Delivery.AT_MOST_ONCE,
-        )
-
-    def _known(self, flights: list[Flight], delivery: UUID) -> list[Flight]:
-        """Gives back what another worker has to run, for longer each time: there may be none."""
-        known: list[Flight] = []
-        lacking: list[Claimed] = []
-        for flight in flights:
-            if self._knows(flight.definition.target):
-                known.append(flight)
-            else:
-                lacking.append(flight.claimed)
-        if lacking:
-            excused = min(one.attempt - 1 - one.failures for one in lacking)
-            self._give_back(
-                lacking, delivery, delay=min(2 ** min(excused, 10) * self.LACKING_PAUSE, self.LONGEST_PAUSE)
-            )
-        return known
-
-    def _seated(self, flights: list[Flight], places: dict[UUID, Place], delivery: UUID) -> list[Flight]:
-        """With their places. Those for which there is none, because this worker stops, are given back."""
-        crowded: dict[str, list[Claimed]] = defaultdict(list)
-        for flight in flights:
-            host = host_of(flight.definition.target)
-            place = places.get(flight.claimed.id) or self._turns.reserve(host, foreseen=True)
-            if place is None:
-                crowded[host].append(flight.claimed)
-            else:
-                places[flight.claimed.id] = flight.place = place
-        for host, late in crowded.items():
-            self._give_back(late, delivery, delay=self._turns.put_off(host, len(late)).delay)
-        return [flight for flight in flights if flight.claimed.id in places]
-
-    def _started(self, flights: list[Flight], delivery: UUID) -> list[Flight]:
-        """Gives back the at-most-once flights whose start could not be marked in time: they must not be sent.
-
-        What waits for its turn is marked then.
-        """
-        marking = [flight for flight in flights if not flight.started and flight.place.at is not At.WAITING]
-        if not marking:
-            return flights
-        tokens = [flight.token for flight in marking]
-        started = self._insist(lambda: self._store.start(tokens, delivery=delivery, margin=self._lease / 2))
-        for flight in marking:
-            flight.started = flight.token.id in started
-        refused = {flight.claimed.id for flight in marking if not flight.started}
-        if refused:
-            self._give_back([flight.claimed for flight in marking if not flight.started], delivery)
-        return [flight for flight in flights if flight.claimed.id not in refused]
-
-    def _trusted(self, flights: list[Flight]) -> list[Flight]:
-        """Renews what a store that was away has left little time for; without those that were taken over.
-
-        They share one claim, and nobody renews them before they are in flight.
-        """
-        if not flights or monotonic() - flights[0].renewed_at < self._lease.total_seconds() / 3:
-            return flights
-
-        def renew() -> tuple[float, set[UUID]]:
-            return monotonic(), self._store.renew([flight.token for flight in flights], lease=self._lease)
-
-        sent_at, kept = self._insist(renew)
-        for flight in flights:
-            flight.renewed_at, flight.trusted_until = sent_at, trusted_until(sent_at, self._lease)
-        return [flight for flight in flights if flight.token.id in kept]
 
     def _take_off(self, flights: Iterable[Flight]) -> None:
         """On the loop. Those whose turn it is fly; `_leave` calls the others."""
@@ -383,7 +233,7 @@ class Runner:
     def _start_late(self, flight: Flight) -> None:
         """S for one that waited: by the errands' thread."""
         try:
-            started = self._started([flight], flight.owner)
+            started = self._boarding.start([flight], flight.owner)
         except Unavailable:  # this worker stops
             self._abort(flight, Abort.SHUTDOWN)
             started = [flight]
@@ -416,7 +266,7 @@ class Runner:
         """Gives back what has waited in vain, and is withdrawn."""
         self._flights.remove(flights)
         for owner, claimed in _by_owner(flights).items():
-            self._give_back(claimed, owner)
+            self._boarding.give_back(claimed, owner)
 
     async def _fly(self, flight: Flight) -> None:
         flight.begun = True
@@ -442,7 +292,7 @@ class Runner:
         self._leave([flight.place for flight, _ in landed])
 
     def _judged(self, flight: Flight, outcome: Outcome | Interrupted, duration: timedelta) -> Record:
-        tried = _tried(flight.claimed, flight.owner, duration, flight.abort is Abort.CANCELLED)
+        tried = Tried.of(flight.claimed, flight.owner, duration, cancelled=flight.abort is Abort.CANCELLED)
         return judge(flight.definition, tried, outcome, self._strategies)
 
     async def _outcome(self, flight: Flight) -> Outcome | Interrupted:
@@ -498,54 +348,12 @@ class Runner:
         elif self._turns.withdraw(flight.place):
             flight.task = self._loop.create_task(self._fly(flight))
 
-    def _insist(self, ask: Callable[[], Answer]) -> Answer:
-        """Asks until the store answers: while it is away, not taking messages is the right back-pressure.
-
-        A stop gives the store until the end of the grace: the reply that is missing may be that of a claim. Only then
-        Unavailable is raised.
-        """
-        tries = 0
-        while True:
-            if self._grounded.is_set():
-                raise Unavailable("this worker stops")
-            try:
-                return ask()
-            except Unavailable as error:
-                if tries == 0:
-                    log.warning("the store does not answer (%s): executions wait", error)
-                self._grounded.wait(self.RETRY_SECONDS[min(tries, len(self.RETRY_SECONDS) - 1)])
-                tries += 1
-
-    def _give_back(self, claimed: Sequence[Claimed], delivery: UUID, *, delay: timedelta = timedelta(0)) -> None:
-        """Attempts that were not sent. What L refuses or can't be asked for is left to the recorder, which insists.
-
-        L refuses where the start was marked, even if the reply to that was lost.
-        """
-        try:
-            released = self._store.release([Token(id=one.id, attempt=one.attempt) for one in claimed], delay=delay)
-        except Unavailable as error:
-            log.warning("%s executions could not be released (%s); it is tried until the end", len(claimed), error)
-            released = set()
-        for one in claimed:
-            if one.id not in released:
-                self._recorder.add(not_begun(_tried(one, delivery, timedelta(0)), delay=delay))
-
-    def _give_up(self, ids: Sequence[UUID]) -> None:
-        try:
-            self._store.return_slots(ids)
-        except Unavailable as error:
-            log.warning("%s executions of a message were not admitted (%s); they are published again", len(ids), error)
-
 
 def _by_owner(flights: Iterable[Flight]) -> Mapping[UUID, list[Claimed]]:
     found: dict[UUID, list[Claimed]] = defaultdict(list)
     for flight in flights:
         found[flight.owner].append(flight.claimed)
     return found
-
-
-def _tried(claimed: Claimed, owner: UUID, duration: timedelta, cancelled: bool = False) -> Tried:
-    return Tried(claimed=claimed, owner=owner, duration=duration, cancelled=cancelled, rand=random.random())  # noqa: S311 - spreads retries
 
 
 def _broken_off(reason: Abort | None, sent: Sent) -> Failed | Interrupted:

@@ -1,6 +1,7 @@
-"""What an outcome means for its execution: pure, but for asking a retry strategy of the user's."""
+"""What an outcome means for its execution: pure, but for chance, and for asking a retry strategy of the user's."""
 
 import logging
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +33,12 @@ class Tried:
     duration: timedelta
     cancelled: bool
     rand: float
+
+    @classmethod
+    def of(cls, claimed: Claimed, owner: UUID, duration: timedelta, *, cancelled: bool = False) -> "Tried":
+        """With any `rand`."""
+        rand = random.random()  # noqa: S311 - spreads retries
+        return cls(claimed=claimed, owner=owner, duration=duration, cancelled=cancelled, rand=rand)
 
 
 @dataclass(frozen=True, kw_only=True)
