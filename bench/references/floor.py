@@ -7,8 +7,8 @@ connection that died.
 
     floor.py install | seed FIRST COUNT LEAD | dispatcher | worker CLIENT
 
-CLIENT is `multi`, libcurl's multi interface with handles whose options are set once, or `async`, what Gnomon's worker
-uses: pycurl.AsyncCurlMulti on uvloop.
+CLIENT is `multi`, libcurl's multi interface with handles whose options are set once, or `async`, the same on the event
+loop of Gnomon's worker, with its way to drive libcurl and a task for each call.
 """
 
 import asyncio
@@ -20,7 +20,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import pika
 import pycurl
@@ -28,6 +27,7 @@ import redis
 import uvloop
 
 from bench.due_rows import connect, seed
+from gnomon.worker.executors.http_multi import Multi
 
 QUEUE_URL = os.environ["BENCH_QUEUE_URL"]
 TARGET = os.environ["BENCH_URL"]
@@ -169,8 +169,8 @@ def work_with_multi(outcomes: "queue.SimpleQueue[Outcome]") -> None:
 
 async def work_with_async_multi(outcomes: "queue.SimpleQueue[Outcome]") -> None:
     loop = asyncio.get_running_loop()
-    multi = pycurl.AsyncCurlMulti()
-    multi.setopt(pycurl.M_MAXCONNECTS, IN_FLIGHT)
+    multi = Multi(max_connections=IN_FLIGHT)
+    calls: set[asyncio.Task[None]] = set()
     spare = [handle() for _ in range(IN_FLIGHT)]
     waiting: deque[Job | None] = deque()  # None is the end of a message: once that is begun, another may come
     room = threading.Semaphore(2)  # messages ahead of the calls
@@ -191,12 +191,13 @@ async def work_with_async_multi(outcomes: "queue.SimpleQueue[Outcome]") -> None:
             if job is None:
                 room.release()
                 continue
-            curl = spare.pop()
-            curl.setopt(pycurl.HTTPHEADER, headers(job))
-            multi.add_handle(curl).add_done_callback(partial(end, job, curl))
+            calls.add(call := loop.create_task(perform(job, spare.pop())))
+            call.add_done_callback(calls.discard)
 
-    def end(job: Job, curl: pycurl.Curl, future: "asyncio.Future[pycurl.Curl]") -> None:
-        outcomes.put((job[0], 0 if future.exception() else curl.getinfo(pycurl.RESPONSE_CODE)))
+    async def perform(job: Job, curl: pycurl.Curl) -> None:
+        curl.setopt(pycurl.HTTPHEADER, headers(job))
+        code, _ = await multi.perform(curl)
+        outcomes.put((job[0], 0 if code else curl.getinfo(pycurl.RESPONSE_CODE)))
         spare.append(curl)
         start()
 
