@@ -1,8 +1,10 @@
 """Creating jobs: requests that may be sent twice, that only ask, or that name the job."""
 
+import json
 import threading
 from collections import Counter
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 from flask.testing import FlaskClient
@@ -10,6 +12,7 @@ from support.api import HOURLY, created, make_client, only_error, problem
 from support.keys import OPEN
 from support.world import World
 
+from gnomon.job.handlers import HandlerSpec
 from gnomon.job.model import Job
 from gnomon.job.sealing import opened
 
@@ -264,6 +267,50 @@ class TestPutByName:
         assert Counter(answers) == {201: 1, 200: 7}
         assert jobs(world) == 1
         assert world.one("select max(revision) from job_revisions") == 8
+
+
+class TestNull:
+    """It is what is left out, whichever way a job comes in."""
+
+    WHOLE = (
+        "name timezone execute_at interval_seconds anchor_at starts_at ends_at spread_seconds tags timeout_seconds "
+        "retry misfire overlap delivery payload amqp_job"
+    )
+    PARTS: ClassVar = {
+        "http_job": "method headers body valid_response_codes auth secret_headers signing_secrets follow_redirects",
+        "retry": "max_attempts initial_seconds multiplier max_seconds jitter strategy",
+        "misfire": "policy grace_seconds limit",
+    }
+
+    def test_fields_that_are_null_have_their_defaults(self, client: FlaskClient, world: World) -> None:
+        nulls = dict.fromkeys(self.WHOLE.split())
+        parts = {part: {**HOURLY.get(part, {}), **dict.fromkeys(fields.split())} for part, fields in self.PARTS.items()}
+        plain = world.service.get(client.post("/v1/jobs", json=HOURLY).get_json()["id"]).definition
+        assert plain is not None
+        for place, given in enumerate(({**HOURLY, **nulls}, {**HOURLY, **parts})):
+            assert client.post("/v1/jobs?validate_only=true", json=given).status_code == 200
+            posted = client.post("/v1/jobs", json=given)
+            put = client.put(f"/v1/jobs/by-name/put-{place}", json=given)
+            again = client.put(f"/v1/jobs/by-name/put-{place}", json=given)
+            assert (posted.status_code, put.status_code, again.status_code) == (201, 201, 200)
+            line = json.dumps({**given, "name": f"imported-{place}"})
+            told = client.post("/v1/jobs/import", data=line, headers={"Content-Type": "application/x-ndjson"})
+            assert told.get_json()["created"] == 1, told.text
+            assert world.service.get(posted.get_json()["id"]).definition == plain
+            for name in (f"put-{place}", f"imported-{place}"):
+                assert world.service.get(f"name:{name}").definition == replace(plain, name=name)
+
+    def test_nulls_of_a_payload_are_the_handlers(self, client: FlaskClient, world: World) -> None:
+        world.announce(HandlerSpec(name="clean_up", queue="handlers"))
+        given = {"type": "clean_up", "cron_schedule": "@hourly", "payload": {"a": None, "b": {"c": None}}}
+        posted = client.post("/v1/jobs", json=given)
+        put = client.put("/v1/jobs/by-name/put", json=given)
+        again = client.put("/v1/jobs/by-name/put", json=given)
+        line = json.dumps({**given, "name": "imported"})
+        client.post("/v1/jobs/import", data=line, headers={"Content-Type": "application/x-ndjson"})
+        assert (posted.status_code, put.status_code, again.headers["ETag"]) == (201, 201, put.headers["ETag"])
+        for reference in (posted.get_json()["id"], "name:put", "name:imported"):
+            assert client.get(f"/v1/jobs/{reference}").get_json()["payload"] == given["payload"]
 
 
 class TestIfMatch:

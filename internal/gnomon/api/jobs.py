@@ -29,7 +29,6 @@ from gnomon.api.schemas.jobs import (
     canonical,
 )
 from gnomon.job.document import NAME as NAMES
-from gnomon.job.document import merge_patch
 from gnomon.job.errors import InvalidJob, NotFound
 from gnomon.job.model import Job as JobValue
 from gnomon.job.ports import Created
@@ -63,11 +62,10 @@ def create_job(query: Mapping[str, Any], document: Mapping[str, Any]) -> tuple[A
     The answer to the same Idempotency-Key is the job as it is then.
     """
     (given, used), key = canonical(document), idempotency_key()
-    wanted = merge_patch({}, with_whole_payload(given))
     try:
         if query["validate_only"]:
-            return _rehearsed(wanted), 200, {}
-        made = _created(wanted, key)
+            return _rehearsed(given), 200, {}
+        made = _created(given, key)
     except InvalidJob as error:
         raise as_written(error, used) from error
     answer = created_answer(made.job, context().service.warnings(made.job))
@@ -172,9 +170,7 @@ def _rehearsed(document: Mapping[str, Any]) -> Answer:
 def _put(name: str, document: Mapping[str, Any], condition: Condition) -> tuple[JobValue, bool]:
     given, used = canonical(document)
     try:
-        return context().service.put(
-            name, with_whole_payload(given), exists=condition.exists, if_revision=condition.revision
-        )
+        return context().service.put(name, given, exists=condition.exists, if_revision=condition.revision)
     except InvalidJob as error:
         raise as_written(error, used) from error
 

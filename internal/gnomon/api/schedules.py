@@ -12,7 +12,7 @@ from gnomon.api.paging import instant_of
 from gnomon.api.routes import Routes
 from gnomon.api.schemas.jobs import canonical
 from gnomon.api.schemas.schedules import NextRunsQuery, Preview, PreviewRequest
-from gnomon.job.document import merge_patch, read_timing
+from gnomon.job.document import complete, read_timing
 from gnomon.job.errors import InvalidJob
 from gnomon.job.preview import preview
 from gnomon.job.principal import Role
@@ -42,7 +42,7 @@ def preview_schedule(document: Mapping[str, Any]) -> Answer:
     given, used = canonical({name: value for name, value in document.items() if name not in ("count", "from_")})
     now = datetime.now(UTC)
     try:
-        timing = read_timing(merge_patch({}, given), now=now)
+        timing = read_timing(complete(given), now=now)
     except InvalidJob as error:
         raise as_written(error, used) from error
     return preview_answer(preview(timing, since or now, count=count))

@@ -13,7 +13,7 @@ from marshmallow import ValidationError
 
 from gnomon.api.answers import Answer, export_answer
 from gnomon.api.context import context
-from gnomon.api.definitions import as_written, with_whole_payload
+from gnomon.api.definitions import as_written
 from gnomon.api.filters import chosen_jobs
 from gnomon.api.lines import NDJSON, BrokenOff, TooLong, lines_of
 from gnomon.api.problems import Refused
@@ -172,7 +172,7 @@ def _step(line: bytes) -> tuple[ImportStep, Mapping[str, str]]:
         {name: value for name, value in document.items() if name in STANDING or name not in READ_ONLY}
     )
     try:
-        return context().imports.step(with_whole_payload(given)), used
+        return context().imports.step(given), used
     except InvalidJob as error:
         raise as_written(error, used) from error
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from gnomon.job.document import complete
 from gnomon.job.model import Job
 from gnomon.job.ports import Created, CreationStore, Once
 from gnomon.job.service import JobService
@@ -22,7 +23,7 @@ class Creations:
 
         Raises InvalidJob, NameTaken, KeyReused, KeyInFlight, and CreatedIsGone.
         """
-        once = Once(key=key, fingerprint=_fingerprint(key, document))
+        once = Once(key=key, fingerprint=_fingerprint(key, complete(document)))
         return self._store.create(self._service.prepared(document), once=once)
 
     def rehearse(self, document: Mapping[str, Any]) -> Job:

@@ -107,9 +107,15 @@ def merge_patch(document: Document, patch: Mapping[str, Any]) -> Document:
     return _of_one_kind(merged, document, patch)
 
 
+def complete(document: Mapping[str, Any]) -> Document:
+    """What a document says that describes the whole of a job: null is left out, but for the nulls of a payload."""
+    payload = document.get(PAYLOAD)
+    return _merged({}, {**document, PAYLOAD: Whole(payload)} if isinstance(payload, Mapping) else document)
+
+
 def replace_document(document: Document, new: Mapping[str, Any]) -> Document:
     """`new` as a whole; of what is stored it keeps the secrets that it masks, and the queue of the same handler."""
-    replaced = _merged({}, new)
+    replaced = complete(new)
     if isinstance(replaced.get("http_job"), dict):
         _keep_masked(replaced["http_job"], document.get("http_job") or {})
     if "queue" in document and replaced.get("type") == document.get("type"):

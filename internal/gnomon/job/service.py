@@ -16,6 +16,7 @@ from gnomon.job.document import (
     NAME,
     NAME_RULE,
     SCHEDULE_FIELDS,
+    complete,
     merge_patch,
     parse_instant,
     read_definition,
@@ -88,10 +89,11 @@ class JobService:
 
         One that is born COMPLETED must have no moment left.
         """
-        known = announced.ask(self._catalog, document)
+        wanted = complete(document)
+        known = announced.ask(self._catalog, wanted)
         if status is JobStatus.COMPLETED:
-            return lambda now: self._born_complete(self._read(document, known, None, now), now, job_id or uuid4())
-        return lambda now: self._born(self._read(document, known, None, now), now, job_id)
+            return lambda now: self._born_complete(self._read(wanted, known, None, now), now, job_id or uuid4())
+        return lambda now: self._born(self._read(wanted, known, None, now), now, job_id)
 
     def get(self, reference: str) -> Job:
         """`reference` is an id or `name:` and a name. Raises NotFound."""
