@@ -3,16 +3,20 @@
 import json
 import re
 import threading
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import insert
+from support.cluster import wait_until
 from support.world import World
 
 from gnomon.cli.main import gnomon
 from gnomon.job.api_key import ApiKey, fits, make_key, read_key, to_store
 from gnomon.job.errors import NameTaken, NotFound
 from gnomon.job.principal import Role
+from gnomon.storage.postgres.tables import api_keys
 
 KEY = re.compile(r"gnm_[0-9a-z]{10}_[0-9A-Za-z]{49}\n")
 
@@ -79,6 +83,19 @@ def test_processes_that_bring_the_same_keys_at_once_add_them_once(world: World) 
     for thread in threads:
         thread.join()
     assert sorted(key.id for key in world.keys.list() if key.state == "active") == sorted(key.id for key in new)
+
+
+def test_name_that_another_process_takes_at_the_same_time_is_taken_over(world: World) -> None:
+    mine, theirs = (
+        to_store(make_key(), name="auth.0", role=Role.ADMIN, expires_at=None, created_by="me") for _ in range(2)
+    )
+    thread = threading.Thread(target=lambda: world.keys.ensure(mine))
+    with world.engine.begin() as connection:
+        connection.execute(insert(api_keys).values({**asdict(theirs), "role": theirs.role.value}))
+        thread.start()
+        wait_until("it waits for the other", lambda: world.one("select count(*) from pg_locks where not granted") > 0)
+    thread.join()
+    assert {key.id: key.state for key in world.keys.list()} == {mine.id: "active", theirs.id: "revoked"}
 
 
 def test_create_prints_the_key_once_and_nothing_else_on_stdout(world: World, run: object) -> None:

@@ -51,15 +51,19 @@ class PostgresKeyStore:
             return _read(connection.execute(_select().where(api_keys.c.id == key.id)).one())
 
     def ensure(self, key: NewKey) -> None:
-        """One transaction."""
+        """One transaction, and another one where somebody took the name at the same time."""
         columns = api_keys.c
         known = select(columns.id).where(columns.id == key.id)
         former = update(api_keys).where(columns.name == key.name, columns.revoked_at.is_(None), columns.id != key.id)
-        new = insert(api_keys).values(_values(key)).on_conflict_do_nothing(index_elements=["id"])
-        with _answered(), self._engine.begin() as connection:
-            if connection.execute(known).first() is None:
-                connection.execute(former.values(revoked_at=func.now(), revoked_by=key.created_by))
-                connection.execute(new)
+        # Not of the id alone: a twin that comes in the middle of it would meet the index of the names, and fail.
+        new = insert(api_keys).values(_values(key)).on_conflict_do_nothing()
+        is_there = False
+        while not is_there:
+            with _answered(), self._engine.begin() as connection:
+                is_there = connection.execute(known).first() is not None
+                if not is_there:
+                    connection.execute(former.values(revoked_at=func.now(), revoked_by=key.created_by))
+                    is_there = connection.execute(new).rowcount == 1
 
     def find(self, key_id: str) -> ApiKey | None:
         """By the id."""
