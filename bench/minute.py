@@ -1,6 +1,7 @@
 """The top of the minute: very many jobs due at one second. How long until the last request has left, and who waited.
 
-The measure is what the worker's HTTP engine needs for as many calls by itself, with as many places.
+The measure is what the worker's HTTP engine needs for as many calls by itself, in one process with as many places as a
+worker has.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ def cases(scale: Scale) -> Sequence[Case]:
     variants: dict[str, Callable[..., Figures]] = {
         "gnomon": measure,
         "engine": measure_engine,
+        "gnomon-2-workers": partial(measure, workers=2),
         "gnomon-0s": partial(measure, settings=NO_LOOK_AHEAD),
     }
     return [
@@ -41,7 +43,7 @@ def cases(scale: Scale) -> Sequence[Case]:
     ]
 
 
-def measure(bed: Bed, *, jobs: int, settings: Mapping[str, str] = NO_SETTINGS) -> Figures:
+def measure(bed: Bed, *, jobs: int, workers: int = 1, settings: Mapping[str, str] = NO_SETTINGS) -> Figures:
     """Seconds and milliseconds after the moment; each job has a cron schedule that names it."""
     with (
         bed.database() as database_url,
@@ -49,7 +51,7 @@ def measure(bed: Bed, *, jobs: int, settings: Mapping[str, str] = NO_SETTINGS) -
         bed.world(database_url) as world,
         bed.stack(database_url=database_url, queue_url=queue_url, **settings) as stack,
     ):
-        stack.start_ready("scheduler", "worker")
+        stack.start_ready("scheduler", *["worker"] * workers)
         _run(bed, world, WARM_UP)
         late = _run(bed, world, jobs)
     return _figures(late)
